@@ -1,0 +1,1 @@
+//! The twinlog program as a library: what the binary and the real-server tests share.

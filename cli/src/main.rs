@@ -1,0 +1,2 @@
+//! The `twinlog` program.
+fn main() {}

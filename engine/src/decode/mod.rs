@@ -1,0 +1,4 @@
+//! Bytes of the binlog to events and typed rows, for both servers.
+
+pub mod event;
+pub mod json;

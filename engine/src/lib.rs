@@ -1,0 +1,18 @@
+//! twinlog: keeps two MySQL or MariaDB masters, both of which take writes, in agreement.
+//!
+//! One way leads through this crate, and [`replicator`] shows it: a [`source`] streams a master's
+//! binlog, [`decode`] turns bytes into events and typed rows, [`assemble`] makes whole transactions
+//! of them, [`origin`] keeps what this cluster's engines wrote from going round, [`group`] gathers
+//! transactions, [`apply`] writes them to the target and [`position`] remembers how far it came.
+//! [`conflict`] says which writes were concurrent. See `docs/architecture.md` for the map.
+
+pub mod config;
+pub mod decode;
+pub mod error;
+pub mod gtid;
+pub mod position;
+pub mod row;
+pub mod schema;
+pub mod transaction;
+
+pub use error::{Disposition, Error, Result};

@@ -1,0 +1,268 @@
+//! Typed rows: what the decoder makes of a binlog row image, and what the apply writes.
+//!
+//! A [`Value`] keeps exactly what the log said, without a time zone or character set conversion;
+//! [`SourceTable`] says what the columns were at the origin when the row was written.
+
+use crate::decode::json::Json;
+
+/// One column's value in a row image.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// SQL NULL.
+    Null,
+    /// TINYINT .. BIGINT, signed. Where the log does not say whether the column is unsigned
+    /// ([`SourceColumn::unsigned`] is `None`) the bits are sign-extended here and the apply
+    /// reads them again by the target's schema.
+    Int(i64),
+    /// TINYINT .. BIGINT, unsigned.
+    UInt(u64),
+    /// FLOAT.
+    Float(f32),
+    /// DOUBLE.
+    Double(f64),
+    /// DECIMAL as plain digits with all its decimals, such as `-12.340`.
+    Decimal(Box<str>),
+    /// CHAR, VARCHAR, TEXT in the column's own character set; BINARY, VARBINARY, BLOB, GEOMETRY,
+    /// VECTOR and MariaDB's INET/UUID types as stored.
+    Bytes(Box<[u8]>),
+    /// BIT(1..64).
+    Bit(u64),
+    /// YEAR, 0 or 1901..=2155.
+    Year(u16),
+    /// DATE; any part may be zero.
+    Date {
+        /// 0..=9999
+        year: u16,
+        /// 0..=12
+        month: u8,
+        /// 0..=31
+        day: u8,
+    },
+    /// TIME.
+    Time {
+        /// Whether the value is below zero.
+        negative: bool,
+        /// 0..=838
+        hours: u16,
+        /// 0..=59
+        minutes: u8,
+        /// 0..=59
+        seconds: u8,
+        /// 0..=999_999
+        micros: u32,
+    },
+    /// DATETIME; any part may be zero.
+    DateTime {
+        /// 0..=9999
+        year: u16,
+        /// 0..=12
+        month: u8,
+        /// 0..=31
+        day: u8,
+        /// 0..=23
+        hour: u8,
+        /// 0..=59
+        minute: u8,
+        /// 0..=59
+        second: u8,
+        /// 0..=999_999
+        micros: u32,
+    },
+    /// TIMESTAMP: seconds since 1970 UTC, with (0, 0) standing for the zero date.
+    Timestamp {
+        /// Seconds since the epoch.
+        seconds: u32,
+        /// 0..=999_999
+        micros: u32,
+    },
+    /// ENUM by number, 1 the first; 0 is the error value ''.
+    Enum(u16),
+    /// SET by its bits.
+    Set(u64),
+    /// MySQL's JSON, as stored.
+    Json(Json),
+}
+
+impl Value {
+    /// Memory that the value takes, roughly, in bytes; used to bound queues.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let heap = match self {
+            Value::Bytes(bytes) => bytes.len(),
+            Value::Decimal(digits) => digits.len(),
+            Value::Json(json) => json.weight(),
+            _ => 0,
+        };
+        size_of::<Self>() + heap
+    }
+}
+
+/// A full row image: one value for each column of the [`SourceTable`], in its order.
+pub type Row = Box<[Value]>;
+
+/// What a column's bytes in the log stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ColumnKind {
+    /// TINYINT, 1 byte.
+    Tiny,
+    /// SMALLINT, 2 bytes.
+    Short,
+    /// MEDIUMINT, 3 bytes.
+    Int24,
+    /// INT, 4 bytes.
+    Long,
+    /// BIGINT, 8 bytes.
+    LongLong,
+    /// FLOAT.
+    Float,
+    /// DOUBLE.
+    Double,
+    /// DECIMAL(precision, scale).
+    Decimal {
+        /// Digits in all.
+        precision: u8,
+        /// Digits behind the point.
+        scale: u8,
+    },
+    /// BIT(bits).
+    Bit {
+        /// 1..=64
+        bits: u8,
+    },
+    /// YEAR.
+    Year,
+    /// DATE.
+    Date,
+    /// TIME(fsp).
+    Time {
+        /// Digits of the fraction, 0..=6.
+        fsp: u8,
+    },
+    /// DATETIME(fsp).
+    DateTime {
+        /// Digits of the fraction, 0..=6.
+        fsp: u8,
+    },
+    /// TIMESTAMP(fsp).
+    Timestamp {
+        /// Digits of the fraction, 0..=6.
+        fsp: u8,
+    },
+    /// VARCHAR, VARBINARY.
+    VarChar {
+        /// Greatest length in bytes.
+        max_bytes: u16,
+    },
+    /// CHAR, BINARY, MariaDB's UUID and INET types.
+    Char {
+        /// Greatest length in bytes.
+        max_bytes: u16,
+    },
+    /// TEXT and BLOB of all sizes.
+    Blob {
+        /// Bytes of the length prefix, 1..=4.
+        length_bytes: u8,
+    },
+    /// ENUM.
+    Enum {
+        /// 1 or 2.
+        bytes: u8,
+    },
+    /// SET.
+    Set {
+        /// 1..=8.
+        bytes: u8,
+    },
+    /// MySQL's binary JSON.
+    Json {
+        /// Bytes of the length prefix.
+        length_bytes: u8,
+    },
+    /// GEOMETRY and its kinds: SRID and WKB.
+    Geometry {
+        /// Bytes of the length prefix.
+        length_bytes: u8,
+    },
+    /// MySQL's VECTOR.
+    Vector {
+        /// Bytes of the length prefix.
+        length_bytes: u8,
+    },
+}
+
+/// A column as the table map describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceColumn {
+    /// Known with `binlog_row_metadata=FULL` only.
+    pub name: Option<Box<str>>,
+    /// How its bytes read.
+    pub kind: ColumnKind,
+    /// For numeric columns, where the log says (`MINIMAL` and `FULL`).
+    pub unsigned: Option<bool>,
+    /// Collation number of a character column, where the log says; 63 is binary.
+    pub collation: Option<u16>,
+    /// Whether NULL is allowed.
+    pub nullable: bool,
+}
+
+/// A table as it was at the origin when the rows that follow were written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceTable {
+    /// Database name.
+    pub database: Box<str>,
+    /// Table name.
+    pub name: Box<str>,
+    /// Columns in the table's order.
+    pub columns: Box<[SourceColumn]>,
+    /// Columns of the primary key (indexes into `columns`), where the log says (`FULL` only).
+    pub primary_key: Option<Box<[usize]>>,
+}
+
+impl SourceTable {
+    /// Whether every column's name is known (`binlog_row_metadata=FULL`).
+    #[must_use]
+    pub fn has_names(&self) -> bool {
+        self.columns.iter().all(|column| column.name.is_some())
+    }
+}
+
+impl std::fmt::Display for SourceTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.database, self.name)
+    }
+}
+
+/// What happened to one row.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RowChange {
+    /// A row came to be.
+    Insert {
+        /// The new row.
+        after: Row,
+    },
+    /// A row changed; its key may have changed too.
+    Update {
+        /// The row as it was.
+        before: Row,
+        /// The row as it is.
+        after: Row,
+    },
+    /// A row went.
+    Delete {
+        /// The row as it was.
+        before: Row,
+    },
+}
+
+impl RowChange {
+    /// Memory that the change takes, roughly, in bytes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let row = |row: &Row| row.iter().map(Value::weight).sum::<usize>();
+        match self {
+            RowChange::Insert { after } => row(after),
+            RowChange::Update { before, after } => row(before) + row(after),
+            RowChange::Delete { before } => row(before),
+        }
+    }
+}

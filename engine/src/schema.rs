@@ -1,0 +1,55 @@
+//! The schema of a target's tables, as its information_schema tells it.
+
+/// A table at the target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableSchema {
+    /// Database name.
+    pub database: String,
+    /// Table name.
+    pub name: String,
+    /// Storage engine, such as `InnoDB`.
+    pub engine: String,
+    /// Columns in ordinal order, generated and invisible ones included.
+    pub columns: Vec<ColumnSchema>,
+    /// The key that names a row: the primary key, or the first unique key without a nullable column.
+    /// Empty where there is none.
+    pub row_key: Vec<usize>,
+    /// All unique keys but `row_key`, as column indexes.
+    pub unique_keys: Vec<UniqueKey>,
+    /// Whether it has a foreign key or is referenced by one.
+    pub foreign_keys: bool,
+    /// Whether it has triggers.
+    pub triggers: bool,
+}
+
+/// A unique key beside the row key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UniqueKey {
+    /// Index name.
+    pub name: String,
+    /// Columns, as indexes into [`TableSchema::columns`].
+    pub columns: Vec<usize>,
+}
+
+/// A column at the target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ColumnSchema {
+    /// Name as declared.
+    pub name: String,
+    /// `DATA_TYPE`, lower case: `int`, `varchar`, `uuid`.
+    pub data_type: String,
+    /// `COLUMN_TYPE`, such as `int(10) unsigned` or `enum('a','b')`.
+    pub column_type: String,
+    /// For numbers.
+    pub unsigned: bool,
+    /// Whether NULL is allowed.
+    pub nullable: bool,
+    /// Character set of character columns, such as `utf8mb4`; `None` for others.
+    pub charset: Option<String>,
+    /// Collation of character columns.
+    pub collation: Option<String>,
+    /// Whether the server computes it.
+    pub generated: bool,
+    /// Whether it is AUTO_INCREMENT.
+    pub auto_increment: bool,
+}
