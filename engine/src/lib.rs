@@ -11,6 +11,7 @@ pub mod decode;
 pub mod error;
 pub mod gtid;
 pub mod position;
+pub mod preflight;
 pub mod row;
 pub mod schema;
 pub mod transaction;
