@@ -15,35 +15,24 @@ fn base() -> &'static Path {
 
 /// Two servers with an account for the engine and a schema that is fine.
 struct Pair {
-    kind: ServerKind,
     a: Server,
     b: Server,
 }
 
 impl Pair {
     async fn start(kind: ServerKind) -> Self {
-        Self::start_with(kind, &[]).await
-    }
-
-    /// `of_b`: more arguments of the second server.
-    async fn start_with(kind: ServerKind, of_b: &[&str]) -> Self {
-        let options = |offset: u32, extra: &[&str]| {
+        let options = |offset: u32| {
             let name = if offset == 1 { "check-a" } else { "check-b" };
             let mut options = ServerOptions::node(name, offset, 2);
             options.durable = true;
-            options.extra_args = ["--max-allowed-packet=64M"]
-                .iter()
-                .chain(extra)
-                .map(|arg| (*arg).to_owned())
-                .collect();
+            options.extra_args = vec!["--max-allowed-packet=64M".to_owned()];
             options
         };
         let (a, b) = tokio::join!(
-            Server::start(kind, base(), options(1, &[])),
-            Server::start(kind, base(), options(2, of_b)),
+            Server::start(kind, base(), options(1)),
+            Server::start(kind, base(), options(2)),
         );
         let pair = Self {
-            kind,
             a: a.unwrap(),
             b: b.unwrap(),
         };
@@ -178,8 +167,8 @@ async fn places_and_accounts(kind: ServerKind) {
     assert_eq!(finding.node.as_deref(), Some("b"));
     assert!(!format!("{finding:?}").contains("wrong-s3cret"));
 
-    // 127.0.0.2 is the same server under another name, which the text cannot show.
-    let twice = config(&url(&good, "127.0.0.1", a), &url(&good, "127.0.0.2", a), "");
+    // 127.1 is the same server under another name, which the text cannot show.
+    let twice = config(&url(&good, "127.0.0.1", a), &url(&good, "127.1", a), "");
     let findings = check(&twice).await;
     let same: Vec<_> = findings
         .iter()
@@ -286,6 +275,10 @@ async fn settings(kind: ServerKind) {
             "+03:00 on b",
         ),
     ] {
+        // MariaDB takes 0 for 1.
+        if kind == ServerKind::MariaDb && part == "server_id = 0" {
+            continue;
+        }
         let set = |value: &str| format!("SET GLOBAL {variable} = {value}");
         pair.breaks(&set(bad), &set(good), level, subject, &[part])
             .await;
