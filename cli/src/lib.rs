@@ -1,1 +1,3 @@
 //! The twinlog program as a library: what the binary and the real-server tests share.
+
+pub mod sandbox;
