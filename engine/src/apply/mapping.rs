@@ -6,6 +6,56 @@ use crate::error::{Error, Result};
 use crate::row::{ColumnKind, Row, RowChange, SourceTable, Value};
 use crate::schema::TableSchema;
 
+/// Where the columns of a table stand in a row image; what fits is mapped and what does not is
+/// absent, without judgement.
+#[derive(Debug)]
+pub struct ImageColumns {
+    source: Arc<SourceTable>,
+    target: Arc<TableSchema>,
+    image_of: Vec<Option<usize>>,
+}
+
+impl ImageColumns {
+    /// Matches by name, or by order where the log does not name columns.
+    #[must_use]
+    pub fn new(source: Arc<SourceTable>, target: Arc<TableSchema>) -> Self {
+        let mut image_of = vec![None; target.columns.len()];
+        for (index, column) in source.columns.iter().enumerate() {
+            let target_index = match column.name.as_deref() {
+                Some(name) => target.column(name),
+                None => (index < image_of.len()).then_some(index),
+            };
+            if let Some(target_index) = target_index {
+                image_of[target_index] = Some(index);
+            }
+        }
+        Self {
+            source,
+            target,
+            image_of,
+        }
+    }
+
+    /// The table of the image.
+    #[must_use]
+    pub fn source(&self) -> &Arc<SourceTable> {
+        &self.source
+    }
+
+    /// The table at the node.
+    #[must_use]
+    pub fn target(&self) -> &TableSchema {
+        &self.target
+    }
+
+    /// The image's value of a column of the node's table.
+    #[must_use]
+    pub fn value<'row>(&self, row: &'row Row, target_column: usize) -> Option<&'row Value> {
+        let index = (*self.image_of.get(target_column)?)?;
+        row.get(index)
+    }
+}
+
 /// Columns of an origin's row image against the target's columns.
 #[derive(Debug)]
 pub struct Mapping {

@@ -6,6 +6,7 @@
 
 mod log_pos;
 pub mod marker;
+pub mod operate;
 pub mod reconcile;
 pub mod store;
 

@@ -4,7 +4,7 @@ mod http;
 mod metrics;
 mod progress;
 
-pub use http::serve;
+pub use http::{StatusReader, serve};
 pub use progress::{LinkProgress, TailProgress};
 
 use serde::{Deserialize, Serialize};

@@ -321,6 +321,13 @@ impl TailProgress {
         }
     }
 
+    /// Why the tailer is halted, if it is.
+    #[must_use]
+    pub fn halted(&self) -> Option<String> {
+        let rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        (rest.0 == State::Halted).then(|| rest.1.clone().unwrap_or_default())
+    }
+
     /// How things stand; position and window are the window's to tell.
     #[must_use]
     pub fn status(&self, position: String, window_keys: usize) -> TailerStatus {
