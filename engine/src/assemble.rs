@@ -137,7 +137,10 @@ impl Assembler {
                         "row changes outside a transaction; the stream must begin at a transaction",
                     ));
                 };
-                open.weight += changes.iter().map(|change| change.weight() + 64).sum::<usize>();
+                open.weight += changes
+                    .iter()
+                    .map(|change| change.weight() + 64)
+                    .sum::<usize>();
                 open.changes
                     .extend(changes.into_iter().map(|change| TableChange {
                         table: Arc::clone(&table),
@@ -149,9 +152,10 @@ impl Assembler {
                 let mut whole = None;
                 for (inner_header, inner_event) in inner {
                     if whole.is_some() {
-                        return Err(
-                            self.malformed(start, "events behind the end of a compressed transaction")
-                        );
+                        return Err(self.malformed(
+                            start,
+                            "events behind the end of a compressed transaction",
+                        ));
                     }
                     whole = self.take_event(start, end, &inner_header, inner_event)?;
                 }
@@ -205,7 +209,10 @@ impl Assembler {
             Statement::Commit => self.finish(start, end, header),
             Statement::Savepoint | Statement::ReleaseSavepoint => Ok(None),
             Statement::Rollback | Statement::RollbackTo(_) => {
-                let rows = self.open.as_ref().is_some_and(|open| !open.changes.is_empty());
+                let rows = self
+                    .open
+                    .as_ref()
+                    .is_some_and(|open| !open.changes.is_empty());
                 if rows {
                     return Err(Error::Unsupported {
                         node: self.node.to_string(),
@@ -304,9 +311,10 @@ impl Assembler {
             node: self.node.to_string(),
             position: position.to_string(),
             what: "an XA transaction in two phases".to_owned(),
-            problem: "this version replicates XA only as XA COMMIT .. ONE PHASE; apply its rows at \
+            problem:
+                "this version replicates XA only as XA COMMIT .. ONE PHASE; apply its rows at \
                       the other node by hand and go on behind it with `twinlog positions set`"
-                .to_owned(),
+                    .to_owned(),
         }
     }
 }

@@ -7,7 +7,7 @@ use rand::RngExt as _;
 
 /// The pauses of one sequence of attempts.
 #[derive(Debug, Clone)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     first: Duration,
     longest: Duration,
     next: Duration,
@@ -16,7 +16,7 @@ pub struct Backoff {
 impl Backoff {
     /// From the first pause to the longest.
     #[must_use]
-    pub fn new((first, longest): (Duration, Duration)) -> Self {
+    pub(crate) fn new((first, longest): (Duration, Duration)) -> Self {
         Self {
             first,
             longest,
@@ -25,15 +25,18 @@ impl Backoff {
     }
 
     /// The next pause: between half and all of the doubled one before.
-    #[allow(clippy::should_implement_trait, reason = "it never ends, so it is no iterator")]
-    pub fn next(&mut self) -> Duration {
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "it never ends, so it is no iterator"
+    )]
+    pub(crate) fn next(&mut self) -> Duration {
         let pause = self.next.mul_f64(rand::rng().random_range(0.5..=1.0));
         self.next = (self.next * 2).min(self.longest);
         pause
     }
 
     /// The attempt went well: begin anew.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.next = self.first;
     }
 }

@@ -29,7 +29,10 @@ pub struct Outstanding {
 /// # Errors
 /// The connections'; [`Error::Preflight`] when the nodes were not set up.
 pub async fn wait(config: &Config, timeout: Option<Duration>) -> Result<Vec<Outstanding>> {
-    let table = format!("{}.{BARRIER_TABLE}", quote_identifier(&config.engine.schema));
+    let table = format!(
+        "{}.{BARRIER_TABLE}",
+        quote_identifier(&config.engine.schema)
+    );
     let mut nodes: Vec<NodeConnection> = Vec::new();
     for node in &config.nodes {
         nodes.push(NodeConnection::open(node).await?);
@@ -92,11 +95,17 @@ async fn raise(connection: &mut NodeConnection, table: &str) -> Result<u64> {
         ))
     };
     match raised {
-        Ok(0) | Err(Error::Server { code: 1049 | 1146, .. }) => return Err(not_set_up()),
+        Ok(0)
+        | Err(Error::Server {
+            code: 1049 | 1146, ..
+        }) => return Err(not_set_up()),
         other => other?,
     };
     let token: Option<u64> = connection
-        .first(&format!("SELECT token FROM {table} WHERE node = {name}"), context)
+        .first(
+            &format!("SELECT token FROM {table} WHERE node = {name}"),
+            context,
+        )
         .await?;
     connection.execute("COMMIT", context).await?;
     token.ok_or_else(not_set_up)

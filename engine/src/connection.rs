@@ -16,6 +16,9 @@ use crate::position::{LogName, LogPos};
 /// minutes that TCP would.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Idle time after which TCP asks whether the other side is still there.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
 /// An open connection to a node.
 #[derive(Debug)]
 pub struct NodeConnection {
@@ -37,7 +40,7 @@ impl NodeConnection {
             .client_found_rows(true)
             .prefer_socket(false)
             .tcp_nodelay(true)
-            .tcp_keepalive(Some(10_000_u32));
+            .tcp_keepalive(Some(KEEPALIVE));
         let name: Arc<str> = node.name.as_str().into();
         let connecting = Conn::new(opts);
         match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {

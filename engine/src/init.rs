@@ -49,7 +49,9 @@ pub async fn init(config: &Config, force: bool) -> Result<InitReport> {
     }
     for (connection, identity) in &mut nodes {
         for statement in create_statements(schema) {
-            connection.execute(&statement, "making the engine's schema").await?;
+            connection
+                .execute(&statement, "making the engine's schema")
+                .await?;
         }
         // So that a wait never has to tell an insert from an update.
         let row = format!(
@@ -81,7 +83,10 @@ pub async fn init(config: &Config, force: bool) -> Result<InitReport> {
                 continue;
             }
             let existing: Option<mysql_async::Row> = connection
-                .first(&Marker::select(schema, &identity.node), "reading the marker row")
+                .first(
+                    &Marker::select(schema, &identity.node),
+                    "reading the marker row",
+                )
                 .await?;
             let existing = existing.map(Marker::from_row).transpose()?;
             if let (Some(marker), false) = (&existing, force) {
@@ -133,7 +138,10 @@ pub async fn init(config: &Config, force: bool) -> Result<InitReport> {
 pub(crate) async fn refuse_running(connection: &mut NodeConnection, node: &str) -> Result<()> {
     let lock = quote_string(&format!("twinlog.engine.{node}"));
     let holder: Option<Option<u64>> = connection
-        .first(&format!("SELECT IS_USED_LOCK({lock})"), "looking for a running engine")
+        .first(
+            &format!("SELECT IS_USED_LOCK({lock})"),
+            "looking for a running engine",
+        )
         .await?;
     match holder.flatten() {
         None => Ok(()),

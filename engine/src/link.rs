@@ -61,7 +61,7 @@ impl Drop for Reading {
 
 impl Link {
     /// Runs until stopped or halted, trying again whatever passes by itself.
-    pub async fn supervise(self) {
+    pub(crate) async fn supervise(self) {
         let mut backoff = Backoff::new(self.config.engine.backoff);
         let (origin, target) = (&self.origin.name, &self.target.name);
         loop {
@@ -271,8 +271,7 @@ impl Link {
     }
 
     async fn read_marker(&self, connection: &mut NodeConnection) -> Result<Marker> {
-        let marker =
-            read_marker(connection, &self.config.engine.schema, &self.origin.name).await?;
+        let marker = read_marker(connection, &self.config.engine.schema, &self.origin.name).await?;
         if marker.epoch != self.epoch {
             return Err(Error::Fenced(format!(
                 "another engine has been started for node {} (epoch {} after our {}); this one \
@@ -291,7 +290,12 @@ impl Link {
         match resume.agreement {
             Agreement::Same => {}
             Agreement::NothingKept => {
-                tracing::info!(origin, target, position = at, "no kept position: going by the marker");
+                tracing::info!(
+                    origin,
+                    target,
+                    position = at,
+                    "no kept position: going by the marker"
+                );
             }
             Agreement::StoreBehind => tracing::info!(
                 origin,
@@ -391,7 +395,10 @@ pub(crate) async fn read_marker(
     match row {
         Ok(Some(row)) => Marker::from_row(row),
         // Unknown database or table.
-        Ok(None) | Err(Error::Server { code: 1049 | 1146, .. }) => Err(not_set_up()),
+        Ok(None)
+        | Err(Error::Server {
+            code: 1049 | 1146, ..
+        }) => Err(not_set_up()),
         Err(error) => Err(error),
     }
 }

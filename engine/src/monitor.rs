@@ -56,7 +56,7 @@ pub(crate) struct Monitor {
 
 impl Monitor {
     /// Runs until dropped.
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut connections: HashMap<String, NodeConnection> = HashMap::new();
@@ -201,6 +201,10 @@ mod tests {
         assert_eq!(problems(&[(2, 1), (2, 1)]), 1);
         assert_eq!(problems(&[(1, 1), (1, 1)]), 3);
         assert_eq!(problems(&[(2, 1), (3, 2)]), 1);
-        assert_eq!(problems(&[(2, 1), (2, 3)]), 2, "3 mod 2 is 1, and 3 is above 2");
+        assert_eq!(
+            problems(&[(2, 1), (2, 3)]),
+            2,
+            "3 mod 2 is 1, and 3 is above 2"
+        );
     }
 }

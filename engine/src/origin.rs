@@ -146,7 +146,10 @@ impl OriginFilter {
                     .includes(&change.table.database, &self.schema)
         });
         if changes.is_empty() && definition.is_none() {
-            return Ok(self.passed(transaction.end, Reason::LeftOut("not a replicated database")));
+            return Ok(self.passed(
+                transaction.end,
+                Reason::LeftOut("not a replicated database"),
+            ));
         }
         let barrier = definition.is_none()
             && changes
@@ -163,7 +166,7 @@ impl OriginFilter {
             changes,
             weight: transaction.weight,
             barrier,
-            sealed: Sealed::by_origin_filter(),
+            _sealed: Sealed::by_origin_filter(),
         })))
     }
 

@@ -34,7 +34,8 @@ pub struct EngineHandle {
     node: String,
     stop: CancellationToken,
     now: CancellationToken,
-    tasks: Vec<JoinHandle<()>>,
+    links: Vec<JoinHandle<()>>,
+    background: Vec<JoinHandle<()>>,
     status: status::StatusReader,
     timeout: std::time::Duration,
 }
@@ -65,7 +66,11 @@ impl Engine {
         let identity = owner.identity().await?;
         monitor::own(&mut owner, node).await?;
         let mut markers = Vec::new();
-        for origin in config.nodes.iter().filter(|other| other.name != target.name) {
+        for origin in config
+            .nodes
+            .iter()
+            .filter(|other| other.name != target.name)
+        {
             let marker = claim_epoch(&mut owner, &config.engine.schema, &origin.name).await?;
             markers.push((origin.clone(), marker));
         }
@@ -75,7 +80,8 @@ impl Engine {
         let tail = Arc::new(TailProgress::default());
         let start = tailer_start(&markers, &store, &identity)?;
         let window = Arc::new(Window::new(start.position));
-        let mut tasks = Vec::new();
+        let mut link_tasks = Vec::new();
+        let mut background = Vec::new();
         let mut links = Vec::new();
         for (origin, marker) in &markers {
             let progress = Arc::new(LinkProgress::new(&origin.name, &target.name));
@@ -93,7 +99,7 @@ impl Engine {
                 epoch: marker.epoch,
                 stop: stop.clone(),
             };
-            tasks.push(spawn(&now, link.supervise()));
+            link_tasks.push(spawn(&now, link.supervise()));
         }
         let tailer = Tailer {
             config: Arc::clone(&config),
@@ -106,7 +112,7 @@ impl Engine {
             // The links may still be finishing what they have in hand, and need it for that.
             stop: now.clone(),
         };
-        tasks.push(spawn(&now, tailer.run(start)));
+        background.push(spawn(&now, tailer.run(start)));
         let watch = monitor::Monitor {
             config: Arc::clone(&config),
             links: links.clone(),
@@ -115,7 +121,7 @@ impl Engine {
             flavor: identity.flavor,
             links_stop: stop.clone(),
         };
-        tasks.push(spawn(&stop, watch.run()));
+        background.push(spawn(&now, watch.run()));
         let status = status_reader(&config, &identity, window, tail, links);
         if let Some(address) = target.listen {
             let bound = status::serve(address, Arc::clone(&status), now.clone()).await;
@@ -131,7 +137,8 @@ impl Engine {
             node: target.name.clone(),
             stop,
             now,
-            tasks,
+            links: link_tasks,
+            background,
             status,
             timeout: config.engine.shutdown_timeout,
         })
@@ -156,26 +163,23 @@ impl EngineHandle {
     /// to be applied again.
     pub async fn shutdown(mut self) {
         self.stop.cancel();
-        let tasks = std::mem::take(&mut self.tasks);
-        let mut aborts: Vec<_> = tasks.iter().map(JoinHandle::abort_handle).collect();
-        let tailer_and_status = self.now.clone();
-        let links = async {
-            for task in tasks {
-                // Those that wait for `now` end when the others have.
-                if aborts.len() == 2 {
-                    tailer_and_status.cancel();
-                }
-                aborts.remove(0);
+        let links = std::mem::take(&mut self.links);
+        let finished = async {
+            for task in links {
                 let _ = task.await;
             }
         };
-        if tokio::time::timeout(self.timeout, links).await.is_err() {
+        if tokio::time::timeout(self.timeout, finished).await.is_err() {
             tracing::warn!(
                 node = self.node,
                 "did not stop in time; what was in hand is rolled back by the server"
             );
         }
+        // The tailer, the lock on the node and the status page are needed to the end.
         self.now.cancel();
+        for task in std::mem::take(&mut self.background) {
+            let _ = task.await;
+        }
     }
 }
 
@@ -183,7 +187,7 @@ impl Drop for EngineHandle {
     fn drop(&mut self) {
         self.stop.cancel();
         self.now.cancel();
-        for task in &self.tasks {
+        for task in self.links.iter().chain(&self.background) {
             task.abort();
         }
     }
@@ -212,11 +216,7 @@ fn spawn(
 }
 
 /// Raises the epoch of a marker, so that an engine started before is fenced at its next apply.
-async fn claim_epoch(
-    owner: &mut NodeConnection,
-    schema: &str,
-    origin: &str,
-) -> Result<Marker> {
+async fn claim_epoch(owner: &mut NodeConnection, schema: &str, origin: &str) -> Result<Marker> {
     read_marker(owner, schema, origin).await?;
     let sql = format!(
         "UPDATE {}.{MARKER_TABLE} SET epoch = epoch + 1 WHERE origin = {}",
@@ -288,6 +288,9 @@ fn status_reader(
         server_version: identity.version.clone(),
         uptime_seconds: started.elapsed().as_secs(),
         tailer: tail.status(identity.log_name.show(window.read_position()), window.len()),
-        links: links.iter().map(|(_, progress)| progress.status()).collect(),
+        links: links
+            .iter()
+            .map(|(_, progress)| progress.status())
+            .collect(),
     })
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::apply::mapping::ImageColumns;
 use crate::backoff::Backoff;
 use crate::config::{Config, NodeConfig};
 use crate::conflict::key::{KeyHash, TableHash, row_keys};
@@ -16,7 +17,6 @@ use crate::connection::Identity;
 use crate::error::{Disposition, Error, Result};
 use crate::log_reader::{LogReader, Start, Step};
 use crate::origin::{Origin, Passed, Reason};
-use crate::apply::mapping::ImageColumns;
 use crate::position::LogPos;
 use crate::row::RowChange;
 use crate::schema::SchemaCatalog;
@@ -37,7 +37,7 @@ pub(crate) struct Tailer {
 
 impl Tailer {
     /// Reads from `start` until stopped or halted.
-    pub async fn run(self, start: Start) {
+    pub(crate) async fn run(self, start: Start) {
         let mut place = start;
         let mut backoff = Backoff::new(self.config.engine.backoff);
         loop {
@@ -56,13 +56,15 @@ impl Tailer {
                 }
                 Err(error) if error.disposition() == Disposition::Halt => {
                     tracing::error!(node = self.node.name, %error, "the tailer halted");
-                    self.progress.set_state(State::Halted, Some(error.to_string()));
+                    self.progress
+                        .set_state(State::Halted, Some(error.to_string()));
                     return;
                 }
                 Err(error) => {
                     let pause = backoff.next();
                     tracing::warn!(node = self.node.name, %error, ?pause, "the tailer tries again");
-                    self.progress.set_state(State::Retrying, Some(error.to_string()));
+                    self.progress
+                        .set_state(State::Retrying, Some(error.to_string()));
                     if self.pause(pause).await.is_err() {
                         return;
                     }

@@ -86,7 +86,8 @@ pub struct Local {
     pub weight: usize,
     /// Whether it only touches the engine's own barrier table.
     pub barrier: bool,
-    pub(crate) sealed: Sealed,
+    /// Nobody reads it: it is there so that nobody else can make one.
+    pub(crate) _sealed: Sealed,
 }
 
 /// Keeps [`Local`] from being made anywhere but in [`crate::origin`].

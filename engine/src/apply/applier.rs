@@ -68,7 +68,10 @@ impl Applier {
     ///
     /// # Errors
     /// The connection's.
-    #[allow(clippy::too_many_arguments, reason = "each is another stage's, made once per link")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each is another stage's, made once per link"
+    )]
     pub async fn new(
         mut connection: NodeConnection,
         config: Arc<Config>,
@@ -80,7 +83,9 @@ impl Applier {
         marker: Marker,
     ) -> Result<Self> {
         for statement in session::apply_session(target.flavor, origin.server_id) {
-            connection.execute(&statement, "setting up the apply session").await?;
+            connection
+                .execute(&statement, "setting up the apply session")
+                .await?;
         }
         // Every statement is then in a transaction that only COMMIT ends.
         connection
@@ -225,8 +230,7 @@ impl Applier {
     /// Closes the race with local writers; see the module's first lines.
     async fn guard(&mut self, claims: &[Claim]) -> Result<Option<Meeting>> {
         let (_, end) = self.connection.log_end(self.target.flavor).await?;
-        let waited =
-            tokio::time::timeout(TAILER_PATIENCE, self.window.read_up_to(end)).await;
+        let waited = tokio::time::timeout(TAILER_PATIENCE, self.window.read_up_to(end)).await;
         match waited {
             Ok(read) => read?,
             Err(_) => {
@@ -258,7 +262,9 @@ impl Applier {
     }
 
     fn marker_behind(&self, transactions: &[Local], last: &Local) -> Marker {
-        let counted = transactions.iter().filter(|transaction| !transaction.barrier);
+        let counted = transactions
+            .iter()
+            .filter(|transaction| !transaction.barrier);
         let (mut number, mut changes) = (0, 0);
         for transaction in counted {
             number += 1;
@@ -266,7 +272,11 @@ impl Applier {
         }
         Marker {
             position: last.end,
-            gtid: last.gtid.as_ref().map(ToString::to_string).unwrap_or_default(),
+            gtid: last
+                .gtid
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
             clock: last.effective,
             seen: self.marker.seen.max(last.seen.position),
             seen_clock: self.marker.seen_clock.max(last.seen.clock),
@@ -281,7 +291,12 @@ impl Applier {
     ///
     /// # Errors
     /// As [`Self::apply`].
-    pub async fn move_marker(&mut self, position: LogPos, clock: u64, seen: (LogPos, u64)) -> Result<()> {
+    pub async fn move_marker(
+        &mut self,
+        position: LogPos,
+        clock: u64,
+        seen: (LogPos, u64),
+    ) -> Result<()> {
         let marker = Marker {
             position,
             clock,
@@ -291,7 +306,9 @@ impl Applier {
             ..self.marker.clone()
         };
         self.write_marker(&marker).await?;
-        self.connection.execute("COMMIT", "committing the marker").await?;
+        self.connection
+            .execute("COMMIT", "committing the marker")
+            .await?;
         self.marker = marker;
         Ok(())
     }
@@ -310,16 +327,17 @@ impl Applier {
             self.generation = generation;
         }
         let mut mappings: Vec<Arc<Mapping>> = Vec::with_capacity(transaction.changes.len());
-        let mut previous: Option<(*const SourceTable, Arc<Mapping>)> = None;
+        let mut previous: Option<(Arc<SourceTable>, Arc<Mapping>)> = None;
         for index in 0..transaction.changes.len() {
             let table = Arc::clone(&transaction.changes[index].table);
             let mapping = match &previous {
-                Some((known, mapping)) if *known == Arc::as_ptr(&table) => Arc::clone(mapping),
+                Some((known, mapping)) if Arc::ptr_eq(known, &table) => Arc::clone(mapping),
                 _ => self.mapping(&table, transaction).await?,
             };
             mapping.normalise(&mut transaction.changes[index].change);
-            self.progress.auto_increment(&mapping, &transaction.changes[index].change);
-            previous = Some((Arc::as_ptr(&table), Arc::clone(&mapping)));
+            self.progress
+                .auto_increment(&mapping, &transaction.changes[index].change);
+            previous = Some((table, Arc::clone(&mapping)));
             mappings.push(mapping);
         }
         Ok(mappings)

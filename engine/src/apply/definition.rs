@@ -108,9 +108,7 @@ impl Applier {
             .execute(&definition.statement.sql, &context)
             .await;
         if under_gtid.is_some() && !matches!(outcome, Err(Error::Connection { .. })) {
-            self.connection
-                .execute("ROLLBACK", &context)
-                .await?;
+            self.connection.execute("ROLLBACK", &context).await?;
             self.connection
                 .execute("SET gtid_next = 'AUTOMATIC'", &context)
                 .await?;
@@ -119,7 +117,9 @@ impl Applier {
         for statement in session::apply_session(self.target.flavor, self.origin.server_id) {
             self.connection.execute(&statement, &context).await?;
         }
-        self.connection.execute("SET autocommit = 0", &context).await?;
+        self.connection
+            .execute("SET autocommit = 0", &context)
+            .await?;
         Ok(())
     }
 }

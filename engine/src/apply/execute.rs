@@ -126,7 +126,14 @@ async fn many(
         count += 1;
         if sql.len() >= STATEMENT_BYTES || count >= STATEMENT_ROWS {
             sql.extend_from_slice(&form.tail);
-            send(connection, mapping, &sql, form.action, count as u64 * form.found_per_row).await?;
+            send(
+                connection,
+                mapping,
+                &sql,
+                form.action,
+                count as u64 * form.found_per_row,
+            )
+            .await?;
             sql.clear();
             sql.extend_from_slice(&form.head);
             count = 0;
@@ -134,7 +141,14 @@ async fn many(
     }
     if count > 0 {
         sql.extend_from_slice(&form.tail);
-        send(connection, mapping, &sql, form.action, count as u64 * form.found_per_row).await?;
+        send(
+            connection,
+            mapping,
+            &sql,
+            form.action,
+            count as u64 * form.found_per_row,
+        )
+        .await?;
     }
     Ok(())
 }
@@ -156,12 +170,7 @@ async fn send(
     }
 }
 
-fn classify(
-    node: &str,
-    mapping: &Mapping,
-    action: &str,
-    error: mysql_async::Error,
-) -> Failure {
+fn classify(node: &str, mapping: &Mapping, action: &str, error: mysql_async::Error) -> Failure {
     let context = format!("{action} on {}", mapping.target);
     if let mysql_async::Error::Server(server) = &error
         && is_about_rows(server.code)

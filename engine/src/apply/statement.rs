@@ -73,11 +73,7 @@ impl<'m> StatementWriter<'m> {
                 format!("{name}={open}{name}{close}")
             })
             .collect();
-        format!(
-            "{alias} ON DUPLICATE KEY UPDATE {}",
-            assignments.join(",")
-        )
-        .into_bytes()
+        format!("{alias} ON DUPLICATE KEY UPDATE {}", assignments.join(",")).into_bytes()
     }
 
     /// Whether there are columns beside the row key, so that an upsert says anything.
@@ -171,9 +167,7 @@ impl<'m> StatementWriter<'m> {
     ) -> Result<()> {
         let column = &self.mapping.target.columns[target];
         let written = match (row.get(source), self.mapping.source.columns.get(source)) {
-            (Some(value), Some(source)) => {
-                write_literal(out, value, source, column, self.flavor)
-            }
+            (Some(value), Some(source)) => write_literal(out, value, source, column, self.flavor),
             _ => Err("the row image is shorter than its table map".to_owned()),
         };
         written.map_err(|problem| Error::Unsupported {

@@ -134,7 +134,9 @@ impl Window {
             inner.order.pop_front();
         }
         inner.tables.retain(|_, position| *position > acknowledged);
-        inner.definitions.retain(|_, position| *position > acknowledged);
+        inner
+            .definitions
+            .retain(|_, position| *position > acknowledged);
     }
 
     /// The last local write of `key`, if it lies behind `seen`, so that a write of the peer which
@@ -214,7 +216,11 @@ mod tests {
         assert_eq!(window.concurrent_write(key(3), LogPos::new(0, 0)), None);
         window.acknowledge(LogPos::new(1, 150));
         assert_eq!(window.len(), 1, "the later write of key 1 stays");
-        assert!(window.concurrent_write(key(1), LogPos::new(1, 150)).is_some());
+        assert!(
+            window
+                .concurrent_write(key(1), LogPos::new(1, 150))
+                .is_some()
+        );
         window.acknowledge(LogPos::new(1, 200));
         assert!(window.is_empty());
     }
@@ -227,7 +233,11 @@ mod tests {
         window.advance(LogPos::new(1, 900));
         assert_eq!(window.read_position(), LogPos::new(1, 900));
         window.advance(LogPos::new(1, 800));
-        assert_eq!(window.read_position(), LogPos::new(1, 900), "never backwards");
+        assert_eq!(
+            window.read_position(),
+            LogPos::new(1, 900),
+            "never backwards"
+        );
         window.advance(target);
         wait.await.unwrap();
     }

@@ -29,7 +29,7 @@ pub enum Step<'b> {
 }
 
 /// A change with its table's mapping.
-pub type Mapped<'b> = (&'b Arc<Mapping>, &'b RowChange);
+pub(super) type Mapped<'b> = (&'b Arc<Mapping>, &'b RowChange);
 
 /// Every change by itself, in the log's order.
 #[must_use]

@@ -116,7 +116,10 @@ impl Marker {
     #[must_use]
     pub fn replace(&self, schema: &str) -> String {
         let assignments = self.assignments();
-        let values: Vec<&str> = assignments.iter().map(|(_, value)| value.as_str()).collect();
+        let values: Vec<&str> = assignments
+            .iter()
+            .map(|(_, value)| value.as_str())
+            .collect();
         let names: Vec<&str> = assignments.iter().map(|(name, _)| *name).collect();
         format!(
             "REPLACE INTO {}.{MARKER_TABLE} ({}) VALUES ({})",

@@ -43,9 +43,12 @@ pub async fn report(config: &Config) -> Result<Vec<PositionReport>> {
     let mut reports = Vec::new();
     for target in &config.nodes {
         let mut connection = NodeConnection::open(target).await?;
-        for origin in config.nodes.iter().filter(|other| other.name != target.name) {
-            let marker =
-                read_marker(&mut connection, &config.engine.schema, &origin.name).await?;
+        for origin in config
+            .nodes
+            .iter()
+            .filter(|other| other.name != target.name)
+        {
+            let marker = read_marker(&mut connection, &config.engine.schema, &origin.name).await?;
             let source = match NodeConnection::open(origin).await {
                 Ok(mut connection) => match connection.identity().await {
                     Ok(identity) => connection
@@ -141,7 +144,10 @@ pub async fn set(
     // An engine that was started before must not write its own idea over this.
     marker.epoch += 1;
     connection
-        .execute(marker.replace(&config.engine.schema), "setting the position")
+        .execute(
+            marker.replace(&config.engine.schema),
+            "setting the position",
+        )
         .await?;
     connection.close().await;
     origin_connection.close().await;

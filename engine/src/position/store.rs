@@ -57,7 +57,9 @@ impl Store {
     pub fn open(folder: &Path) -> Result<(Self, Opened)> {
         std::fs::create_dir_all(folder).map_err(|error| Error::Store {
             path: folder.display().to_string(),
-            problem: format!("cannot make the folder: {error}; check engine.data_dir and its owner"),
+            problem: format!(
+                "cannot make the folder: {error}; check engine.data_dir and its owner"
+            ),
         })?;
         let path = folder.join("positions");
         match Self::try_open(&path) {
@@ -214,10 +216,7 @@ mod tests {
         assert_eq!(store.link("a").unwrap(), None);
         store.keep_link("a", &record(100)).unwrap();
         store.flush().unwrap();
-        assert!(matches!(
-            Store::open(folder.path()),
-            Err(Error::Fenced(_))
-        ));
+        assert!(matches!(Store::open(folder.path()), Err(Error::Fenced(_))));
         drop(store);
         let (store, _) = Store::open(folder.path()).unwrap();
         assert_eq!(store.link("a").unwrap(), Some(record(100)));

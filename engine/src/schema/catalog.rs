@@ -128,6 +128,7 @@ async fn read_table(
         columns,
         row_key: Vec::new(),
         unique_keys: Vec::new(),
+        has_opaque_unique_key: false,
         foreign_keys: false,
         triggers: false,
     };

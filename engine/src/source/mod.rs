@@ -19,8 +19,8 @@ use mysql_async::BinlogStream;
 
 use crate::config::NodeConfig;
 use crate::connection::Identity;
-use crate::decode::event::{Event, EventHeader};
 use crate::decode::Decoder;
+use crate::decode::event::{Event, EventHeader};
 use crate::error::{Error, Result};
 use crate::position::{LogName, LogPos};
 

@@ -74,9 +74,15 @@ pub(super) fn render(status: &EngineStatus) -> Result<String, std::fmt::Error> {
             "Origin transactions applied",
             (|link| link.applied_transactions) as fn(&super::LinkStatus) -> u64,
         ),
-        ("applied_rows_total", "Row changes applied", |link| link.applied_rows),
-        ("commits_total", "Commits at the target", |link| link.commits),
-        ("ddl_statements_total", "DDL statements run", |link| link.ddl_statements),
+        ("applied_rows_total", "Row changes applied", |link| {
+            link.applied_rows
+        }),
+        ("commits_total", "Commits at the target", |link| {
+            link.commits
+        }),
+        ("ddl_statements_total", "DDL statements run", |link| {
+            link.ddl_statements
+        }),
         (
             "loops_prevented_total",
             "Transactions of an engine that were not sent back",
@@ -87,7 +93,9 @@ pub(super) fn render(status: &EngineStatus) -> Result<String, std::fmt::Error> {
             "Changes that came back by another way than an engine",
             |link| link.returned,
         ),
-        ("left_out_total", "Transactions left out by rule", |link| link.left_out),
+        ("left_out_total", "Transactions left out by rule", |link| {
+            link.left_out
+        }),
         (
             "auto_increment_strays_total",
             "AUTO_INCREMENT values outside their origin's class",

@@ -137,15 +137,20 @@ impl LinkProgress {
         self.commits.fetch_add(1, Ordering::Relaxed);
         let mut counted = 0;
         let mut rows = 0;
-        for transaction in transactions.iter().filter(|transaction| !transaction.barrier) {
+        for transaction in transactions
+            .iter()
+            .filter(|transaction| !transaction.barrier)
+        {
             counted += 1;
             rows += transaction.changes.len() as u64;
         }
         self.transactions.fetch_add(counted, Ordering::Relaxed);
         self.rows.fetch_add(rows, Ordering::Relaxed);
-        self.settled.fetch_add(transactions.len() as u64, Ordering::Relaxed);
+        self.settled
+            .fetch_add(transactions.len() as u64, Ordering::Relaxed);
         if let Some(last) = transactions.last() {
-            self.last_commit_time.store(last.committed_at, Ordering::Relaxed);
+            self.last_commit_time
+                .store(last.committed_at, Ordering::Relaxed);
             self.applied_end.store(last.end);
         }
     }
