@@ -311,7 +311,7 @@ fn push_hex(out: &mut Vec<u8>, byte: u8) {
 }
 
 /// Appends `x'..'`, with zero bytes up to `length`.
-fn write_hex(out: &mut Vec<u8>, bytes: &[u8], length: usize) {
+pub(crate) fn write_hex(out: &mut Vec<u8>, bytes: &[u8], length: usize) {
     out.reserve(length.max(bytes.len()) * 2 + 3);
     out.extend_from_slice(b"x'");
     for byte in bytes {
