@@ -5,5 +5,6 @@
 // any of them fails.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod fidelity;
 mod sandbox;
 mod spine;
