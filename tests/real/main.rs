@@ -2,4 +2,10 @@
 //! rather than skip.
 
 mod check;
+// The setting for tests covers only functions marked as tests, not what they share; a panic is how
+// any of them fails.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod fidelity;
 mod sandbox;
+mod spine;
