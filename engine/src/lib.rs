@@ -6,13 +6,30 @@
 //! transactions, [`apply`] writes them to the target and [`position`] remembers how far it came.
 //! [`conflict`] says which writes were concurrent. See `docs/architecture.md` for the map.
 
+pub mod apply;
+pub mod assemble;
+mod backoff;
+pub mod barrier;
+pub mod clock;
 pub mod config;
+pub mod conflict;
+pub mod connection;
 pub mod decode;
 pub mod error;
+pub mod group;
 pub mod gtid;
+pub mod init;
+mod link;
+pub mod log_reader;
+pub mod monitor;
+pub mod origin;
 pub mod position;
+pub mod replicator;
 pub mod row;
 pub mod schema;
+pub mod source;
+pub mod status;
+mod tailer;
 pub mod transaction;
 
 pub use error::{Disposition, Error, Result};

@@ -1,11 +1,12 @@
 //! Whole transactions, and the stages that they go through.
 //!
-//! The stage types make skipping a stage a compile error: only [`crate::assemble`] makes an
-//! [`Assembled`], only [`crate::origin`] turns one into a [`Foreign`], and only a `Foreign` can be
-//! applied.
+//! The stage types make skipping a stage a compile error: [`crate::assemble`] makes an
+//! [`Assembled`], only [`crate::origin`] can make a [`Local`] of it, and only a `Local` of another
+//! node can be applied.
 
 use std::sync::Arc;
 
+use crate::decode::ddl::{Ddl, Statement};
 use crate::decode::event::SessionContext;
 use crate::gtid::Gtid;
 use crate::position::LogPos;
@@ -44,10 +45,76 @@ pub struct Assembled {
     pub server_id: u32,
     /// Commit time at the server, in microseconds since 1970 (whole seconds on MariaDB).
     pub committed_at: u64,
-    /// The DDL statement, where it is one. With `CREATE TABLE .. SELECT` rows follow it.
-    pub ddl: Option<DdlStatement>,
+    /// The statement, where it is one. With `CREATE TABLE .. SELECT` rows follow it.
+    pub statement: Option<LoggedStatement>,
     /// Row changes in the order of the log.
     pub changes: Vec<TableChange>,
     /// Memory that it takes, roughly, in bytes.
     pub weight: usize,
+}
+
+/// A statement in the log, recognised.
+#[derive(Debug, Clone)]
+pub struct LoggedStatement {
+    /// What it is.
+    pub statement: Statement,
+    /// Its bytes and settings.
+    pub logged: DdlStatement,
+}
+
+/// A transaction that clients of the log's node wrote, or an upstream source fed to it: not yet at
+/// the other nodes. Made only by [`crate::origin`].
+#[derive(Debug, Clone)]
+pub struct Local {
+    /// Where its first event begins.
+    pub start: LogPos,
+    /// Where its last event ends.
+    pub end: LogPos,
+    /// Its GTID, where the server has GTIDs.
+    pub gtid: Option<Gtid>,
+    /// Commit time at its node, microseconds since 1970.
+    pub committed_at: u64,
+    /// Effective timestamp, microseconds since 1970; see [`crate::clock`].
+    pub effective: u64,
+    /// What it had seen of the other node's log.
+    pub seen: Seen,
+    /// The replicated DDL statement, where it is one.
+    pub definition: Option<Definition>,
+    /// Changes of replicated tables, in the order of the log.
+    pub changes: Vec<TableChange>,
+    /// Memory that it takes, roughly, in bytes.
+    pub weight: usize,
+    /// Whether it only touches the engine's own barrier table.
+    pub barrier: bool,
+    /// Nobody reads it: it is there so that nobody else can make one.
+    pub(crate) _sealed: Sealed,
+}
+
+/// Keeps [`Local`] from being made anywhere but in [`crate::origin`].
+#[derive(Debug, Clone)]
+pub(crate) struct Sealed(());
+
+impl Sealed {
+    /// For the origin filter only.
+    pub(crate) fn by_origin_filter() -> Self {
+        Self(())
+    }
+}
+
+/// How much of the other node's log a node had applied at a place in its own log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Seen {
+    /// Position in the other node's log.
+    pub position: LogPos,
+    /// The other node's effective clock there.
+    pub clock: u64,
+}
+
+/// A DDL statement that is replicated.
+#[derive(Debug, Clone)]
+pub struct Definition {
+    /// What it does and touches.
+    pub ddl: Ddl,
+    /// Its bytes as they are to be run, and its settings.
+    pub statement: DdlStatement,
 }

@@ -32,7 +32,7 @@ impl fmt::Display for Gtid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Gtid::MySql { uuid, tag, number } => {
-                write_uuid(f, uuid)?;
+                f.write_str(&format_uuid(*uuid))?;
                 if !tag.is_empty() {
                     write!(f, ":{tag}")?;
                 }
@@ -47,14 +47,17 @@ impl fmt::Display for Gtid {
     }
 }
 
-fn write_uuid(f: &mut fmt::Formatter<'_>, uuid: &[u8; 16]) -> fmt::Result {
+/// Writes `xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx`.
+#[must_use]
+pub fn format_uuid(uuid: [u8; 16]) -> String {
+    let mut text = String::with_capacity(36);
     for (index, byte) in uuid.iter().enumerate() {
         if matches!(index, 4 | 6 | 8 | 10) {
-            f.write_str("-")?;
+            text.push('-');
         }
-        write!(f, "{byte:02x}")?;
+        text.push_str(&format!("{byte:02x}"));
     }
-    Ok(())
+    text
 }
 
 /// Parses `xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx`.

@@ -7,7 +7,19 @@ use std::sync::Arc;
 ///
 /// Orders as the log does. Positions of two servers must never be compared; the type does not know
 /// whose it is, the fields and arguments that carry it say so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 pub struct LogPos {
     /// The number behind the last dot of the file name.
     pub file: u32,

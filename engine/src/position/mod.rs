@@ -5,5 +5,9 @@
 //! own store ([`store`]) is a quicker, richer copy of it that is never believed over the marker.
 
 mod log_pos;
+pub mod marker;
+pub mod operate;
+pub mod reconcile;
+pub mod store;
 
 pub use log_pos::{LogName, LogPos};

@@ -1,5 +1,9 @@
 //! The schema of a target's tables, as its information_schema tells it.
 
+mod catalog;
+
+pub use catalog::SchemaCatalog;
+
 /// A table at the target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableSchema {
@@ -16,10 +20,35 @@ pub struct TableSchema {
     pub row_key: Vec<usize>,
     /// All unique keys but `row_key`, as column indexes.
     pub unique_keys: Vec<UniqueKey>,
+    /// Whether it has a unique index over a prefix or an expression, which cannot be compared by
+    /// column values here; the server still enforces it.
+    pub has_opaque_unique_key: bool,
     /// Whether it has a foreign key or is referenced by one.
     pub foreign_keys: bool,
     /// Whether it has triggers.
     pub triggers: bool,
+}
+
+impl TableSchema {
+    /// Index of a column by name; column names do not distinguish case.
+    #[must_use]
+    pub fn column(&self, name: &str) -> Option<usize> {
+        self.columns
+            .iter()
+            .position(|column| column.name.eq_ignore_ascii_case(name))
+            .or_else(|| {
+                let lower = name.to_lowercase();
+                self.columns
+                    .iter()
+                    .position(|column| column.name.to_lowercase() == lower)
+            })
+    }
+}
+
+impl std::fmt::Display for TableSchema {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.database, self.name)
+    }
 }
 
 /// A unique key beside the row key.

@@ -1,0 +1,491 @@
+//! Applies batches of one origin to the target, exactly once, in the origin's commit order.
+//!
+//! The apply transaction (design section 3, "the race"): it moves the marker row, writes its rows
+//! and so holds their locks; asks the target for its log's end and waits until the tailer has read
+//! that far; looks for concurrent local writes of its keys; and commits, or rolls back. A local
+//! write that the check could miss would have to be committed but not yet in front of the log's
+//! end, which neither server does while its locks are released.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::execute::{Failure, execute};
+use super::mapping::Mapping;
+use super::session;
+use crate::config::Config;
+use crate::conflict::detect::{Claim, Meeting, first_meeting};
+use crate::conflict::key::{TableHash, row_keys};
+use crate::conflict::window::Window;
+use crate::connection::{Identity, NodeConnection};
+use crate::error::{Error, Result};
+use crate::group::{Batch, coalesced, one_by_one};
+use crate::position::LogPos;
+use crate::position::marker::Marker;
+use crate::row::{RowChange, SourceTable};
+use crate::schema::SchemaCatalog;
+use crate::status::LinkProgress;
+use crate::transaction::Local;
+
+/// How long the commit waits, holding row locks, for the tailer to read up to the log's end. It
+/// takes a millisecond while the tailer runs; longer means that it lost its connection.
+const TAILER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Writes what one origin sent to one target.
+pub struct Applier {
+    pub(super) connection: NodeConnection,
+    pub(super) config: Arc<Config>,
+    pub(super) origin: Identity,
+    pub(super) target: Identity,
+    pub(super) window: Arc<Window>,
+    pub(super) catalog: Arc<SchemaCatalog>,
+    pub(super) progress: Arc<LinkProgress>,
+    /// The marker row as committed.
+    pub(super) marker: Marker,
+    mappings: HashMap<usize, KnownMapping>,
+    generation: u64,
+}
+
+struct KnownMapping {
+    /// Keeps the address, by which it is found, from being given to another table.
+    source: Arc<SourceTable>,
+    mapping: Arc<Mapping>,
+    /// Made while DDL on the table was not seen by the origin.
+    tolerant: bool,
+}
+
+/// What an attempt to apply transactions came to.
+enum Attempt {
+    Applied,
+    /// A concurrent local write was met.
+    Met(Meeting),
+    /// The rows did not fit: as merged, or one by one.
+    Unfit(Failure),
+}
+
+impl Applier {
+    /// Takes over a connection to the target whose marker was read.
+    ///
+    /// # Errors
+    /// The connection's.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each is another stage's, made once per link"
+    )]
+    pub async fn new(
+        mut connection: NodeConnection,
+        config: Arc<Config>,
+        origin: Identity,
+        target: Identity,
+        window: Arc<Window>,
+        catalog: Arc<SchemaCatalog>,
+        progress: Arc<LinkProgress>,
+        marker: Marker,
+    ) -> Result<Self> {
+        for statement in session::apply_session(target.flavor, origin.server_id) {
+            connection
+                .execute(&statement, "setting up the apply session")
+                .await?;
+        }
+        // Every statement is then in a transaction that only COMMIT ends.
+        connection
+            .execute("SET autocommit = 0", "setting up the apply session")
+            .await?;
+        let generation = catalog.generation();
+        Ok(Self {
+            connection,
+            config,
+            origin,
+            target,
+            window,
+            catalog,
+            progress,
+            marker,
+            mappings: HashMap::new(),
+            generation,
+        })
+    }
+
+    /// The marker row as committed.
+    #[must_use]
+    pub fn marker(&self) -> &Marker {
+        &self.marker
+    }
+
+    /// Applies a batch's transactions. On return they are committed with the marker behind them.
+    ///
+    /// # Errors
+    /// [`Error::Connection`] and [`Error::Contention`] may be tried again after reading the marker;
+    /// [`Error::Conflict`], [`Error::Drift`] and the others stop the link, with everything in front
+    /// of the transaction to blame applied.
+    pub async fn apply(&mut self, batch: &mut Batch) -> Result<()> {
+        if let [only] = &mut batch.transactions[..]
+            && only.definition.is_some()
+        {
+            self.apply_definition(only).await?;
+            return Ok(());
+        }
+        self.apply_rows(&mut batch.transactions).await
+    }
+
+    /// Applies row transactions: all in one commit if it goes, the harmless ones in front of a
+    /// trouble maker if not.
+    pub(super) async fn apply_rows(&mut self, transactions: &mut [Local]) -> Result<()> {
+        let mut rest = transactions;
+        while !rest.is_empty() {
+            match self.attempt(rest, true).await? {
+                Attempt::Applied => return Ok(()),
+                Attempt::Met(meeting) if meeting.transaction > 0 => {
+                    let (front, back) = rest.split_at_mut(meeting.transaction);
+                    self.one_transaction_each(front).await?;
+                    rest = back;
+                }
+                Attempt::Met(meeting) => return Err(self.conflict(&rest[0], meeting)),
+                // Find out which transaction and row it is, with everything before it applied.
+                Attempt::Unfit(_) => {
+                    self.progress.regrouped();
+                    return self.one_transaction_each(rest).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn one_transaction_each(&mut self, transactions: &mut [Local]) -> Result<()> {
+        for index in 0..transactions.len() {
+            let one = &mut transactions[index..=index];
+            let mut attempt = self.attempt(one, false).await?;
+            if let Attempt::Unfit(Failure::Refused {
+                code: 1054 | 1136 | 1146,
+                ..
+            }) = attempt
+            {
+                // Our picture of the table is older than the table: look again, once.
+                self.forget_schemas();
+                attempt = self.attempt(one, false).await?;
+            }
+            match attempt {
+                Attempt::Applied => {}
+                Attempt::Met(meeting) => return Err(self.conflict(&one[0], meeting)),
+                Attempt::Unfit(failure) => return Err(self.unfit(&one[0], failure)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn attempt(&mut self, transactions: &mut [Local], merge: bool) -> Result<Attempt> {
+        let result = self.try_apply(transactions, merge).await;
+        if !matches!(result, Ok(Attempt::Applied)) {
+            // Whatever it was, nothing of it may stay. If the connection is gone the server rolls
+            // back by itself, and the first error tells more.
+            let rolled_back = self.connection.execute("ROLLBACK", "rolling back").await;
+            if result.is_ok() {
+                rolled_back?;
+            }
+        }
+        result
+    }
+
+    async fn try_apply(&mut self, transactions: &mut [Local], merge: bool) -> Result<Attempt> {
+        let mut mappings: Vec<Vec<Arc<Mapping>>> = Vec::with_capacity(transactions.len());
+        for transaction in transactions.iter_mut() {
+            mappings.push(self.map(transaction).await?);
+        }
+        let claims = claims(transactions, &mappings);
+        if let Some(meeting) = first_meeting(&claims, &self.window) {
+            return Ok(Attempt::Met(meeting));
+        }
+        let Some(last) = transactions.last() else {
+            return Ok(Attempt::Applied);
+        };
+        let marker = self.marker_behind(transactions, last);
+        self.write_marker(&marker).await?;
+        let changes = || {
+            transactions
+                .iter()
+                .zip(&mappings)
+                .flat_map(|(transaction, mappings)| {
+                    mappings
+                        .iter()
+                        .zip(transaction.changes.iter().map(|change| &change.change))
+                })
+        };
+        let steps = if merge { coalesced(changes()) } else { None };
+        let steps = steps.unwrap_or_else(|| one_by_one(changes()));
+        match execute(&mut self.connection, self.target.flavor, &steps).await {
+            Ok(()) => {}
+            Err(Failure::Error(error)) => return Err(error),
+            Err(failure) => return Ok(Attempt::Unfit(failure)),
+        }
+        drop(steps);
+        if let Some(meeting) = self.guard(&claims).await? {
+            return Ok(Attempt::Met(meeting));
+        }
+        self.connection.execute("COMMIT", "committing").await?;
+        self.marker = marker;
+        self.progress.applied(transactions);
+        Ok(Attempt::Applied)
+    }
+
+    /// Closes the race with local writers; see the module's first lines.
+    async fn guard(&mut self, claims: &[Claim]) -> Result<Option<Meeting>> {
+        let (_, end) = self.connection.log_end(self.target.flavor).await?;
+        let waited = tokio::time::timeout(TAILER_PATIENCE, self.window.read_up_to(end)).await;
+        match waited {
+            Ok(read) => read?,
+            Err(_) => {
+                return Err(Error::Connection {
+                    node: self.target.node.to_string(),
+                    message: format!(
+                        "the tailer of this node's own binlog did not reach {} within {} s",
+                        self.target.log_name.show(end),
+                        TAILER_PATIENCE.as_secs()
+                    ),
+                });
+            }
+        }
+        Ok(first_meeting(claims, &self.window))
+    }
+
+    /// Writes the marker within the open transaction.
+    pub(super) async fn write_marker(&mut self, marker: &Marker) -> Result<()> {
+        let sql = marker.update(&self.config.engine.schema);
+        let found = self.connection.execute(sql, "moving the marker").await?;
+        if found != 1 {
+            return Err(Error::Fenced(format!(
+                "the marker row of origin {} at node {} is of another epoch: another engine has \
+                 taken this node over. Stop one of the two",
+                self.origin.node, self.target.node
+            )));
+        }
+        Ok(())
+    }
+
+    fn marker_behind(&self, transactions: &[Local], last: &Local) -> Marker {
+        let counted = transactions
+            .iter()
+            .filter(|transaction| !transaction.barrier);
+        let (mut number, mut changes) = (0, 0);
+        for transaction in counted {
+            number += 1;
+            changes += transaction.changes.len() as u64;
+        }
+        Marker {
+            position: last.end,
+            gtid: last
+                .gtid
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            clock: last.effective,
+            seen: self.marker.seen.max(last.seen.position),
+            seen_clock: self.marker.seen_clock.max(last.seen.clock),
+            intent: None,
+            transactions: self.marker.transactions + number,
+            changes: self.marker.changes + changes,
+            ..self.marker.clone()
+        }
+    }
+
+    /// Moves the marker without rows, so that a lost store costs little reading again.
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    pub async fn move_marker(
+        &mut self,
+        position: LogPos,
+        clock: u64,
+        seen: (LogPos, u64),
+    ) -> Result<()> {
+        let marker = Marker {
+            position,
+            clock,
+            seen: seen.0,
+            seen_clock: seen.1,
+            intent: None,
+            ..self.marker.clone()
+        };
+        self.write_marker(&marker).await?;
+        self.connection
+            .execute("COMMIT", "committing the marker")
+            .await?;
+        self.marker = marker;
+        Ok(())
+    }
+
+    /// Forgets what is known of the target's tables, after DDL.
+    pub(super) fn forget_schemas(&mut self) {
+        self.catalog.forget();
+        self.mappings.clear();
+    }
+
+    /// The mapping of each change of a transaction, its numbers read as the target's schema says.
+    async fn map(&mut self, transaction: &mut Local) -> Result<Vec<Arc<Mapping>>> {
+        let generation = self.catalog.generation();
+        if generation != self.generation {
+            self.mappings.clear();
+            self.generation = generation;
+        }
+        let mut mappings: Vec<Arc<Mapping>> = Vec::with_capacity(transaction.changes.len());
+        let mut previous: Option<(Arc<SourceTable>, Arc<Mapping>)> = None;
+        for index in 0..transaction.changes.len() {
+            let table = Arc::clone(&transaction.changes[index].table);
+            let mapping = match &previous {
+                Some((known, mapping)) if Arc::ptr_eq(known, &table) => Arc::clone(mapping),
+                _ => self.mapping(&table, transaction).await?,
+            };
+            mapping.normalise(&mut transaction.changes[index].change);
+            self.progress
+                .auto_increment(&mapping, &transaction.changes[index].change);
+            previous = Some((table, Arc::clone(&mapping)));
+            mappings.push(mapping);
+        }
+        Ok(mappings)
+    }
+
+    async fn mapping(
+        &mut self,
+        source: &Arc<SourceTable>,
+        transaction: &Local,
+    ) -> Result<Arc<Mapping>> {
+        let table = TableHash::new(&source.database, &source.name);
+        let tolerant = self
+            .window
+            .concurrent_definition(table, transaction.seen.position)
+            .is_some();
+        let address = Arc::as_ptr(source).addr();
+        if let Some(known) = self.mappings.get(&address)
+            && Arc::ptr_eq(&known.source, source)
+            && known.tolerant == tolerant
+        {
+            return Ok(Arc::clone(&known.mapping));
+        }
+        let target = self
+            .catalog
+            .table(&source.database, &source.name)
+            .await?
+            .ok_or_else(|| Error::Schema {
+                table: source.to_string(),
+                problem: format!(
+                    "node {} has no such table (or the account may not see it); make it as it is \
+                     at node {}, then start again",
+                    self.target.node, self.origin.node
+                ),
+            })?;
+        let mapping = Mapping::new(Arc::clone(source), target, tolerant)
+            .map(Arc::new)
+            .map_err(|error| self.at(error, transaction))?;
+        self.mappings.insert(
+            address,
+            KnownMapping {
+                source: Arc::clone(source),
+                mapping: Arc::clone(&mapping),
+                tolerant,
+            },
+        );
+        Ok(mapping)
+    }
+
+    /// Adds origin and position to an error that does not know them.
+    fn at(&self, error: Error, transaction: &Local) -> Error {
+        match error {
+            Error::Unsupported { what, problem, .. } => Error::Unsupported {
+                node: self.origin.node.to_string(),
+                position: self.origin.log_name.show(transaction.start),
+                what,
+                problem,
+            },
+            other => other,
+        }
+    }
+
+    fn conflict(&self, transaction: &Local, meeting: Meeting) -> Error {
+        let table = transaction
+            .changes
+            .get(meeting.change)
+            .map(|change| change.table.to_string())
+            .unwrap_or_default();
+        Error::Conflict(format!(
+            "table {table}: the transaction of node {origin} at {origin_position} and the one of \
+             node {target} that ends at {local} wrote the same key without having seen each other. \
+             This version does not settle conflicts yet: compare the row on both nodes, make both \
+             alike, then go on behind it with `twinlog positions set --origin {origin} --target \
+             {target} --position {behind}`",
+            origin = self.origin.node,
+            target = self.target.node,
+            origin_position = self.origin.log_name.show(transaction.start),
+            local = self.target.log_name.show(meeting.local),
+            behind = self.origin.log_name.show(transaction.end),
+        ))
+    }
+
+    fn unfit(&self, transaction: &Local, failure: Failure) -> Error {
+        let position = self.origin.log_name.show(transaction.start);
+        let next = format!(
+            "Compare the row on both nodes and repair node {target}; to leave the transaction out \
+             instead, `twinlog positions set --origin {origin} --target {target} --position {behind}`",
+            origin = self.origin.node,
+            target = self.target.node,
+            behind = self.origin.log_name.show(transaction.end),
+        );
+        match failure {
+            Failure::Error(error) => self.at(error, transaction),
+            Failure::Missing { table, action } => Error::Drift(format!(
+                "{action} on {table} (node {}, {position}) does not find its row at node {}, though \
+                 nobody there wrote it concurrently: the nodes had drifted apart before. {next}",
+                self.origin.node, self.target.node
+            )),
+            Failure::Refused {
+                table,
+                code,
+                message,
+            } => {
+                let text = format!(
+                    "{table} (node {}, {position}): node {} refuses the row: {message} (error \
+                     {code}). {next}",
+                    self.origin.node, self.target.node
+                );
+                match code {
+                    1216 | 1217 | 1451 | 1452 => Error::Conflict(format!(
+                        "{text}. A foreign key: one node wrote the child, the other removed the \
+                         parent"
+                    )),
+                    1054 | 1136 | 1146 => Error::Schema {
+                        table,
+                        problem: text,
+                    },
+                    _ => Error::Drift(text),
+                }
+            }
+        }
+    }
+}
+
+/// Every key that the transactions claim or leave.
+fn claims(transactions: &[Local], mappings: &[Vec<Arc<Mapping>>]) -> Vec<Claim> {
+    let mut claims = Vec::new();
+    for (number, (transaction, mappings)) in transactions.iter().zip(mappings).enumerate() {
+        for (index, (change, mapping)) in transaction.changes.iter().zip(mappings).enumerate() {
+            let (first, second) = match &change.change {
+                RowChange::Insert { after } => (after, None),
+                RowChange::Delete { before } => (before, None),
+                RowChange::Update { before, after } => (before, Some(after)),
+            };
+            for row in std::iter::once(first).chain(second) {
+                row_keys(
+                    &mapping.target,
+                    |column| mapping.value(row, column),
+                    |key| {
+                        claims.push(Claim {
+                            transaction: number,
+                            change: index,
+                            key,
+                            seen: transaction.seen.position,
+                        });
+                    },
+                );
+            }
+        }
+    }
+    claims
+}

@@ -1,0 +1,125 @@
+//! Runs DDL of the origin at the target, exactly once.
+//!
+//! DDL commits by itself, so no marker can be written in its transaction. Instead the marker first
+//! says, committed, which statement is about to be run (the *intent*). After a crash the log of the
+//! target tells whether it ran: on MySQL it is run under the origin's own GTID, and the server
+//! passes over a GTID that it has; on MariaDB it carries the origin's `server_id`, and the tailer
+//! reports such a statement behind the intent. See docs/decisions/0003-ddl.md.
+
+use super::applier::Applier;
+use super::session;
+use crate::conflict::key::TableHash;
+use crate::decode::ddl::DdlKind;
+use crate::decode::event::Flavor;
+use crate::error::{Error, Result};
+use crate::gtid::Gtid;
+use crate::position::marker::Marker;
+use crate::transaction::{Definition, Local};
+
+impl Applier {
+    /// Runs a DDL transaction, and the rows of a `CREATE TABLE .. SELECT` behind it.
+    pub(super) async fn apply_definition(&mut self, transaction: &mut Local) -> Result<()> {
+        let Some(definition) = transaction.definition.clone() else {
+            return Err(Error::Internal("no definition to apply".to_owned()));
+        };
+        self.refuse_concurrent(transaction, &definition).await?;
+        let done = self.marker.intent == Some(transaction.end)
+            && self.window.definition_was_applied(transaction.end);
+        if !done {
+            let intent = Marker {
+                intent: Some(transaction.end),
+                ..self.marker.clone()
+            };
+            self.write_marker(&intent).await?;
+            self.connection.execute("COMMIT", "noting the DDL").await?;
+            self.marker = intent;
+            self.run(transaction, &definition).await?;
+        }
+        self.forget_schemas();
+        self.progress.definition();
+        self.apply_rows(std::slice::from_mut(transaction)).await
+    }
+
+    /// A statement that drops rows must not drop rows which the origin had not seen.
+    async fn refuse_concurrent(&mut self, local: &Local, definition: &Definition) -> Result<()> {
+        if !matches!(
+            definition.ddl.kind,
+            DdlKind::TruncateTable | DdlKind::DropTable
+        ) {
+            return Ok(());
+        }
+        let (_, end) = self.connection.log_end(self.target.flavor).await?;
+        self.window.read_up_to(end).await?;
+        for table in &definition.ddl.tables {
+            let hash = TableHash::new(&table.database, &table.name);
+            if let Some(position) = self
+                .window
+                .concurrent_table_write(hash, local.seen.position)
+            {
+                return Err(Error::Conflict(format!(
+                    "{:?} of {}.{} at node {} ({}) meets rows that node {} wrote concurrently (up \
+                     to {}). Decide which shall stay, make both nodes alike, then go on behind it \
+                     with `twinlog positions set`",
+                    definition.ddl.kind,
+                    table.database,
+                    table.name,
+                    self.origin.node,
+                    self.origin.log_name.show(local.start),
+                    self.target.node,
+                    self.target.log_name.show(position),
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    async fn run(&mut self, transaction: &Local, definition: &Definition) -> Result<()> {
+        let context = format!(
+            "{:?} from node {} ({})",
+            definition.ddl.kind,
+            self.origin.node,
+            self.origin.log_name.show(transaction.start)
+        );
+        for statement in session::ddl_session(&definition.statement, self.target.flavor) {
+            self.connection.execute(&statement, &context).await?;
+        }
+        let under_gtid = match (self.target.flavor, &transaction.gtid) {
+            (Flavor::MySql, Some(gtid @ Gtid::MySql { .. })) => Some(gtid.to_string()),
+            (Flavor::MySql, _) => {
+                return Err(Error::Unsupported {
+                    node: self.origin.node.to_string(),
+                    position: self.origin.log_name.show(transaction.start),
+                    what: format!("{:?}", definition.ddl.kind),
+                    problem: "it has no GTID, without which it cannot be run exactly once: set \
+                              gtid_mode=ON on both nodes, run the statement at the other node by \
+                              hand, and go on behind it with `twinlog positions set`"
+                        .to_owned(),
+                });
+            }
+            (Flavor::MariaDb, _) => None,
+        };
+        if let Some(gtid) = &under_gtid {
+            self.connection
+                .execute(format!("SET gtid_next = '{gtid}'"), &context)
+                .await?;
+        }
+        let outcome = self
+            .connection
+            .execute(&definition.statement.sql, &context)
+            .await;
+        if under_gtid.is_some() && !matches!(outcome, Err(Error::Connection { .. })) {
+            self.connection.execute("ROLLBACK", &context).await?;
+            self.connection
+                .execute("SET gtid_next = 'AUTOMATIC'", &context)
+                .await?;
+        }
+        outcome?;
+        for statement in session::apply_session(self.target.flavor, self.origin.server_id) {
+            self.connection.execute(&statement, &context).await?;
+        }
+        self.connection
+            .execute("SET autocommit = 0", &context)
+            .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,319 @@
+//! How a table as it was at the origin fits the table at the target.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::row::{ColumnKind, Row, RowChange, SourceTable, Value};
+use crate::schema::TableSchema;
+
+/// Where the columns of a table stand in a row image; what fits is mapped and what does not is
+/// absent, without judgement.
+#[derive(Debug)]
+pub struct ImageColumns {
+    source: Arc<SourceTable>,
+    target: Arc<TableSchema>,
+    image_of: Vec<Option<usize>>,
+}
+
+impl ImageColumns {
+    /// Matches by name, or by order where the log does not name columns.
+    #[must_use]
+    pub fn new(source: Arc<SourceTable>, target: Arc<TableSchema>) -> Self {
+        let mut image_of = vec![None; target.columns.len()];
+        for (index, column) in source.columns.iter().enumerate() {
+            let target_index = match column.name.as_deref() {
+                Some(name) => target.column(name),
+                None => (index < image_of.len()).then_some(index),
+            };
+            if let Some(target_index) = target_index {
+                image_of[target_index] = Some(index);
+            }
+        }
+        Self {
+            source,
+            target,
+            image_of,
+        }
+    }
+
+    /// The table of the image.
+    #[must_use]
+    pub fn source(&self) -> &Arc<SourceTable> {
+        &self.source
+    }
+
+    /// The table at the node.
+    #[must_use]
+    pub fn target(&self) -> &TableSchema {
+        &self.target
+    }
+
+    /// The image's value of a column of the node's table.
+    #[must_use]
+    pub fn value<'row>(&self, row: &'row Row, target_column: usize) -> Option<&'row Value> {
+        let index = (*self.image_of.get(target_column)?)?;
+        row.get(index)
+    }
+}
+
+/// Columns of an origin's row image against the target's columns.
+#[derive(Debug)]
+pub struct Mapping {
+    /// The table at the origin.
+    pub source: Arc<SourceTable>,
+    /// The table at the target.
+    pub target: Arc<TableSchema>,
+    /// Columns to write: (index in the image, index in the target).
+    pub written: Vec<(usize, usize)>,
+    /// Columns of the row key: (index in the image, index in the target).
+    pub row_key: Vec<(usize, usize)>,
+    /// For each target column, its index in the image.
+    image_of: Vec<Option<usize>>,
+    /// Index in the image of the AUTO_INCREMENT column.
+    pub auto_increment: Option<usize>,
+    /// Image columns whose numbers must be read again as unsigned.
+    reread: Vec<usize>,
+}
+
+impl Mapping {
+    /// Maps `source` onto `target`.
+    ///
+    /// `tolerant`: DDL on this table was run at the target which the origin had not seen, so that
+    /// columns may be there on one side only. Values of columns that the target dropped are left
+    /// out; columns that it added take their default, as the DDL gives the same to the origin's row.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for tables without a key, with triggers or without transactions,
+    /// [`Error::Schema`] where the columns differ.
+    pub fn new(source: Arc<SourceTable>, target: Arc<TableSchema>, tolerant: bool) -> Result<Self> {
+        refuse_unsupported(&source, &target)?;
+        let differs = |problem: String| Error::Schema {
+            table: source.to_string(),
+            problem,
+        };
+        let mut image_of = vec![None; target.columns.len()];
+        if source.has_names() {
+            for (index, column) in source.columns.iter().enumerate() {
+                let name = column.name.as_deref().unwrap_or_default();
+                match target.column(name) {
+                    Some(target_index) => image_of[target_index] = Some(index),
+                    None if tolerant => {}
+                    None => {
+                        return Err(differs(format!(
+                            "the origin has a column {name} that the target has not; make the \
+                             tables alike with ALTER TABLE, then start again"
+                        )));
+                    }
+                }
+            }
+        } else {
+            // Without names only the order is left, and that is sure only while both have the same
+            // columns.
+            if source.columns.len() != target.columns.len() {
+                return Err(differs(format!(
+                    "the origin's row has {} columns and the target's table {}, and the log does \
+                     not name them: set binlog_row_metadata=FULL on every node, or make the tables \
+                     alike",
+                    source.columns.len(),
+                    target.columns.len()
+                )));
+            }
+            for (index, slot) in image_of.iter_mut().enumerate() {
+                *slot = Some(index);
+            }
+        }
+        let mut written = Vec::new();
+        let mut reread = Vec::new();
+        for (target_index, column) in target.columns.iter().enumerate() {
+            let Some(index) = image_of[target_index] else {
+                if column.generated || tolerant {
+                    continue;
+                }
+                return Err(differs(format!(
+                    "the target has a column {} that the origin has not; make the tables alike \
+                     with ALTER TABLE, then start again",
+                    column.name
+                )));
+            };
+            let source_column = &source.columns[index];
+            if !tolerant && !kind_fits(source_column.kind, &column.data_type) {
+                return Err(differs(format!(
+                    "column {} is {} at the target and {:?} in the origin's log; make the tables \
+                     alike{}",
+                    column.name,
+                    column.column_type,
+                    source_column.kind,
+                    if source.has_names() {
+                        ""
+                    } else {
+                        ", or set binlog_row_metadata=FULL so that columns are matched by name"
+                    }
+                )));
+            }
+            if source_column.unsigned.is_none() && column.unsigned {
+                reread.push(index);
+            }
+            if !column.generated {
+                written.push((index, target_index));
+            }
+        }
+        let row_key = target
+            .row_key
+            .iter()
+            .map(|target_index| {
+                image_of[*target_index]
+                    .map(|index| (index, *target_index))
+                    .ok_or_else(|| {
+                        differs(format!(
+                            "the origin's rows have no column {}, part of the target's row key",
+                            target.columns[*target_index].name
+                        ))
+                    })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let auto_increment = target
+            .columns
+            .iter()
+            .position(|column| column.auto_increment)
+            .and_then(|column| image_of[column]);
+        Ok(Self {
+            source,
+            target,
+            written,
+            row_key,
+            image_of,
+            auto_increment,
+            reread,
+        })
+    }
+
+    /// The image's value of a target column.
+    #[must_use]
+    pub fn value<'row>(&self, row: &'row Row, target_column: usize) -> Option<&'row Value> {
+        let index = (*self.image_of.get(target_column)?)?;
+        row.get(index)
+    }
+
+    /// Whether both images name the same row.
+    #[must_use]
+    pub fn same_row(&self, before: &Row, after: &Row) -> bool {
+        self.row_key
+            .iter()
+            .all(|(index, _)| before.get(*index) == after.get(*index))
+    }
+
+    /// Whether rows of this table may be merged per key and reordered among tables: no unique key
+    /// beside the row key through which rows could swap, no foreign key whose order matters.
+    #[must_use]
+    pub fn is_simple(&self) -> bool {
+        self.target.unique_keys.is_empty()
+            && !self.target.has_opaque_unique_key
+            && !self.target.foreign_keys
+    }
+
+    /// Reads numbers as unsigned where only the target's schema says that they are.
+    pub fn normalise(&self, change: &mut RowChange) {
+        if self.reread.is_empty() {
+            return;
+        }
+        let (first, second) = match change {
+            RowChange::Insert { after } => (Some(after), None),
+            RowChange::Delete { before } => (Some(before), None),
+            RowChange::Update { before, after } => (Some(before), Some(after)),
+        };
+        for row in [first, second].into_iter().flatten() {
+            for index in &self.reread {
+                if let Some(value) = row.get_mut(*index)
+                    && let Value::Int(number) = *value
+                {
+                    let bits = number.cast_unsigned();
+                    *value = Value::UInt(match self.source.columns[*index].kind {
+                        ColumnKind::Tiny => bits & 0xFF,
+                        ColumnKind::Short => bits & 0xFFFF,
+                        ColumnKind::Int24 => bits & 0xFF_FFFF,
+                        ColumnKind::Long => bits & 0xFFFF_FFFF,
+                        _ => bits,
+                    });
+                }
+            }
+        }
+    }
+}
+
+fn refuse_unsupported(source: &SourceTable, target: &TableSchema) -> Result<()> {
+    let refuse = |problem: String| {
+        Err(Error::Unsupported {
+            node: "origin".to_owned(),
+            position: String::new(),
+            what: format!("table {source}"),
+            problem,
+        })
+    };
+    if target.row_key.is_empty() {
+        return refuse(
+            "it has no primary key (nor a unique key without NULLs), so that its rows cannot be \
+             told apart; give it one on both nodes with ALTER TABLE .. ADD PRIMARY KEY, then start \
+             again"
+                .to_owned(),
+        );
+    }
+    if target.triggers {
+        return refuse(
+            "it has triggers at the target, which would fire a second time for every applied row; \
+             drop them there, or leave the database out of replication.databases"
+                .to_owned(),
+        );
+    }
+    if !target.engine.eq_ignore_ascii_case("innodb") {
+        return refuse(format!(
+            "its storage engine at the target is {}, which has no transactions, so that a crash \
+             could apply a change twice; ALTER TABLE .. ENGINE=InnoDB",
+            target.engine
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a column of this type at the target can hold what the log's kind says.
+fn kind_fits(kind: ColumnKind, data_type: &str) -> bool {
+    match kind {
+        ColumnKind::Tiny => data_type == "tinyint",
+        ColumnKind::Short => data_type == "smallint",
+        ColumnKind::Int24 => data_type == "mediumint",
+        ColumnKind::Long => data_type == "int",
+        ColumnKind::LongLong => data_type == "bigint",
+        ColumnKind::Float => data_type == "float",
+        ColumnKind::Double => data_type == "double",
+        ColumnKind::Decimal { .. } => data_type == "decimal",
+        ColumnKind::Bit { .. } => data_type == "bit",
+        ColumnKind::Year => data_type == "year",
+        ColumnKind::Date => data_type == "date",
+        ColumnKind::Time { .. } => data_type == "time",
+        ColumnKind::DateTime { .. } => data_type == "datetime",
+        ColumnKind::Timestamp { .. } => data_type == "timestamp",
+        ColumnKind::VarChar { .. } => matches!(data_type, "varchar" | "varbinary"),
+        ColumnKind::Char { .. } => matches!(
+            data_type,
+            "char" | "binary" | "uuid" | "inet4" | "inet6" | "varchar" | "varbinary"
+        ),
+        ColumnKind::Blob { .. } => {
+            data_type.ends_with("blob") || data_type.ends_with("text") || data_type == "json"
+        }
+        ColumnKind::Enum { .. } => data_type == "enum",
+        ColumnKind::Set { .. } => data_type == "set",
+        ColumnKind::Json { .. } => data_type == "json",
+        ColumnKind::Geometry { .. } => matches!(
+            data_type,
+            "geometry"
+                | "point"
+                | "linestring"
+                | "polygon"
+                | "multipoint"
+                | "multilinestring"
+                | "multipolygon"
+                | "geometrycollection"
+                | "geomcollection"
+        ),
+        ColumnKind::Vector { .. } => data_type == "vector",
+    }
+}

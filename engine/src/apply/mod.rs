@@ -1,0 +1,9 @@
+//! Writes what an origin did to the target: SQL statements, the apply transaction, DDL.
+
+pub mod applier;
+mod definition;
+pub mod execute;
+pub mod literal;
+pub mod mapping;
+pub mod session;
+pub mod statement;

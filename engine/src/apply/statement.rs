@@ -1,0 +1,191 @@
+//! Row changes as SQL statements. With [`super::literal`], the only place that builds SQL of rows.
+
+use super::literal::write_literal;
+use super::mapping::Mapping;
+use crate::connection::quote_identifier;
+use crate::decode::event::Flavor;
+use crate::error::{Error, Result};
+use crate::row::Row;
+
+/// Writes statements for one table.
+#[derive(Debug, Clone, Copy)]
+pub struct StatementWriter<'m> {
+    mapping: &'m Mapping,
+    flavor: Flavor,
+}
+
+impl<'m> StatementWriter<'m> {
+    /// For the table of `mapping`, in the target's dialect.
+    #[must_use]
+    pub fn new(mapping: &'m Mapping, flavor: Flavor) -> Self {
+        Self { mapping, flavor }
+    }
+
+    /// Head of an INSERT up to and with `VALUES`; rows follow through [`Self::push_row`].
+    #[must_use]
+    pub fn insert_head(&self) -> Vec<u8> {
+        let columns: Vec<String> = self
+            .mapping
+            .written
+            .iter()
+            .map(|(_, target)| quote_identifier(&self.mapping.target.columns[*target].name))
+            .collect();
+        format!(
+            "INSERT INTO {} ({}) VALUES ",
+            self.table(),
+            columns.join(",")
+        )
+        .into_bytes()
+    }
+
+    /// Appends `(..)`, with a comma in front unless it is the first.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] naming the column that has no faithful literal.
+    pub fn push_row(&self, out: &mut Vec<u8>, row: &Row, first: bool) -> Result<()> {
+        out.extend_from_slice(if first { b"(" } else { b",(" });
+        for (number, (source, target)) in self.mapping.written.iter().enumerate() {
+            if number > 0 {
+                out.push(b',');
+            }
+            self.push_literal(out, row, *source, *target)?;
+        }
+        out.push(b')');
+        Ok(())
+    }
+
+    /// Tail that makes the INSERT an upsert on the row key: right only where no other unique key
+    /// can collide ([`Mapping::is_simple`]).
+    #[must_use]
+    pub fn upsert_tail(&self) -> Vec<u8> {
+        // MySQL warns on VALUES() for every statement; MariaDB does not know the row alias.
+        let (alias, open, close) = match self.flavor {
+            Flavor::MySql => (" AS new", "new.", ""),
+            Flavor::MariaDb => ("", "VALUES(", ")"),
+        };
+        let assignments: Vec<String> = self
+            .mapping
+            .written
+            .iter()
+            .filter(|(_, target)| !self.mapping.target.row_key.contains(target))
+            .map(|(_, target)| {
+                let name = quote_identifier(&self.mapping.target.columns[*target].name);
+                format!("{name}={open}{name}{close}")
+            })
+            .collect();
+        format!("{alias} ON DUPLICATE KEY UPDATE {}", assignments.join(",")).into_bytes()
+    }
+
+    /// Whether there are columns beside the row key, so that an upsert says anything.
+    #[must_use]
+    pub fn has_payload(&self) -> bool {
+        self.mapping
+            .written
+            .iter()
+            .any(|(_, target)| !self.mapping.target.row_key.contains(target))
+    }
+
+    /// Head of a DELETE; row keys follow through [`Self::push_key`], then [`Self::delete_tail`].
+    #[must_use]
+    pub fn delete_head(&self) -> Vec<u8> {
+        let mut head = format!("DELETE FROM {} WHERE ", self.table());
+        if let [(_, target)] = self.mapping.row_key[..] {
+            head.push_str(&quote_identifier(&self.mapping.target.columns[target].name));
+            head.push_str(" IN (");
+        }
+        head.into_bytes()
+    }
+
+    /// Appends the row key of a row to a DELETE.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`].
+    pub fn push_key(&self, out: &mut Vec<u8>, row: &Row, first: bool) -> Result<()> {
+        if let [(source, target)] = self.mapping.row_key[..] {
+            if !first {
+                out.push(b',');
+            }
+            return self.push_literal(out, row, source, target);
+        }
+        // Both servers use the index for a chain of ORs; for lists of row values not always.
+        out.extend_from_slice(if first { b"(" } else { b" OR (" });
+        self.push_key_condition(out, row)?;
+        out.push(b')');
+        Ok(())
+    }
+
+    /// End of a DELETE.
+    #[must_use]
+    pub fn delete_tail(&self) -> &'static [u8] {
+        if self.mapping.row_key.len() == 1 {
+            b")"
+        } else {
+            b""
+        }
+    }
+
+    /// An UPDATE of one row that sets every column, so that none is left to the target's own
+    /// `ON UPDATE` rules.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`].
+    pub fn update(&self, before: &Row, after: &Row) -> Result<Vec<u8>> {
+        let mut out = format!("UPDATE {} SET ", self.table()).into_bytes();
+        for (number, (source, target)) in self.mapping.written.iter().enumerate() {
+            if number > 0 {
+                out.push(b',');
+            }
+            let name = quote_identifier(&self.mapping.target.columns[*target].name);
+            out.extend_from_slice(name.as_bytes());
+            out.push(b'=');
+            self.push_literal(&mut out, after, *source, *target)?;
+        }
+        out.extend_from_slice(b" WHERE ");
+        self.push_key_condition(&mut out, before)?;
+        Ok(out)
+    }
+
+    fn push_key_condition(&self, out: &mut Vec<u8>, row: &Row) -> Result<()> {
+        for (number, (source, target)) in self.mapping.row_key.iter().enumerate() {
+            if number > 0 {
+                out.extend_from_slice(b" AND ");
+            }
+            let name = quote_identifier(&self.mapping.target.columns[*target].name);
+            out.extend_from_slice(name.as_bytes());
+            out.push(b'=');
+            self.push_literal(out, row, *source, *target)?;
+        }
+        Ok(())
+    }
+
+    fn push_literal(
+        &self,
+        out: &mut Vec<u8>,
+        row: &Row,
+        source: usize,
+        target: usize,
+    ) -> Result<()> {
+        let column = &self.mapping.target.columns[target];
+        let written = match (row.get(source), self.mapping.source.columns.get(source)) {
+            (Some(value), Some(source)) => write_literal(out, value, source, column, self.flavor),
+            _ => Err("the row image is shorter than its table map".to_owned()),
+        };
+        written.map_err(|problem| Error::Unsupported {
+            node: "origin".to_owned(),
+            position: String::new(),
+            what: format!(
+                "column {} ({}) of table {}",
+                column.name, column.column_type, self.mapping.source
+            ),
+            problem,
+        })
+    }
+
+    fn table(&self) -> String {
+        format!(
+            "{}.{}",
+            quote_identifier(&self.mapping.target.database),
+            quote_identifier(&self.mapping.target.name)
+        )
+    }
+}

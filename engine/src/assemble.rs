@@ -1,0 +1,335 @@
+//! Events to whole transactions.
+//!
+//! Contract: transactions come out in the log's order, each once and whole, with its first and last
+//! position. What cannot be made whole or carried (a half-undone transaction, an XA prepare, a
+//! statement in place of rows) is an error that stops the link, never a transaction with less in it.
+
+use std::sync::Arc;
+
+use crate::decode::ddl::{self, Statement};
+use crate::decode::event::{Event, EventHeader, Flavor};
+use crate::error::{Error, Result};
+use crate::gtid::Gtid;
+use crate::position::LogPos;
+use crate::source::Placed;
+use crate::transaction::{Assembled, DdlStatement, LoggedStatement, TableChange};
+
+/// MariaDB's GTID event says that no end event follows (DDL and its like).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    /// Ends with XID, COMMIT or its like.
+    Bracketed,
+    /// One statement.
+    Single,
+    /// A GTID event of MySQL: BEGIN or a statement follows and tells.
+    Unknown,
+}
+
+#[derive(Debug)]
+struct Open {
+    start: LogPos,
+    gtid: Option<Gtid>,
+    server_id: u32,
+    committed_at: Option<u64>,
+    shape: Shape,
+    statement: Option<LoggedStatement>,
+    changes: Vec<TableChange>,
+    weight: usize,
+}
+
+/// Assembles one log's transactions.
+#[derive(Debug)]
+pub struct Assembler {
+    node: Arc<str>,
+    flavor: Flavor,
+    open: Option<Open>,
+}
+
+impl Assembler {
+    /// For the log of `node`, beginning at a transaction boundary.
+    #[must_use]
+    pub fn new(node: Arc<str>, flavor: Flavor) -> Self {
+        Self {
+            node,
+            flavor,
+            open: None,
+        }
+    }
+
+    /// Whether the log stands between two transactions.
+    #[must_use]
+    pub fn at_boundary(&self) -> bool {
+        self.open.is_none()
+    }
+
+    /// Takes the next event; gives the transaction that it completes.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] and [`Error::Binlog`].
+    pub fn take(&mut self, placed: Placed) -> Result<Option<Assembled>> {
+        let Placed {
+            start,
+            end,
+            header,
+            event,
+        } = placed;
+        self.take_event(start, end, &header, event)
+    }
+
+    fn take_event(
+        &mut self,
+        start: LogPos,
+        end: LogPos,
+        header: &EventHeader,
+        event: Event,
+    ) -> Result<Option<Assembled>> {
+        match event {
+            Event::Gtid {
+                gtid,
+                immediate_commit,
+                standalone,
+                xa,
+                ..
+            } => {
+                if self.open.is_some() {
+                    return Err(self.malformed(start, "a transaction begins within another one"));
+                }
+                if xa && self.flavor == Flavor::MariaDb {
+                    return Err(self.xa(start));
+                }
+                let shape = match (self.flavor, standalone) {
+                    (Flavor::MySql, _) => Shape::Unknown,
+                    (Flavor::MariaDb, true) => Shape::Single,
+                    (Flavor::MariaDb, false) => Shape::Bracketed,
+                };
+                self.open = Some(Open {
+                    start,
+                    gtid,
+                    server_id: header.server_id,
+                    committed_at: immediate_commit,
+                    shape,
+                    statement: None,
+                    changes: Vec::new(),
+                    weight: 0,
+                });
+                Ok(None)
+            }
+            Event::Query {
+                database,
+                sql,
+                session,
+                error_code,
+            } => {
+                let logged = DdlStatement {
+                    database,
+                    sql,
+                    session,
+                };
+                self.statement(start, end, header, logged, error_code)
+            }
+            Event::Xid => self.finish(start, end, header),
+            Event::XaPrepare { one_phase: true } => self.finish(start, end, header),
+            Event::XaPrepare { one_phase: false } => Err(self.xa(start)),
+            Event::Rows { table, changes } => {
+                let Some(open) = &mut self.open else {
+                    return Err(self.malformed(
+                        start,
+                        "row changes outside a transaction; the stream must begin at a transaction",
+                    ));
+                };
+                open.weight += changes
+                    .iter()
+                    .map(|change| change.weight() + 64)
+                    .sum::<usize>();
+                open.changes
+                    .extend(changes.into_iter().map(|change| TableChange {
+                        table: Arc::clone(&table),
+                        change,
+                    }));
+                Ok(None)
+            }
+            Event::Payload(inner) => {
+                let mut whole = None;
+                for (inner_header, inner_event) in inner {
+                    if whole.is_some() {
+                        return Err(self.malformed(
+                            start,
+                            "events behind the end of a compressed transaction",
+                        ));
+                    }
+                    whole = self.take_event(start, end, &inner_header, inner_event)?;
+                }
+                Ok(whole)
+            }
+            Event::Incident(message) => Err(Error::LogLost {
+                node: self.node.to_string(),
+                problem: format!(
+                    "at {start} the log says that changes were lost ({message}): the nodes may \
+                     differ. Compare them, repair, and go on with `twinlog positions set`"
+                ),
+            }),
+            // A crashed server's log can end within a transaction: the next file begins anew, and
+            // what was open never committed.
+            Event::FormatDescription { .. } if header.end_log_pos != 0 => {
+                if self.open.take().is_some() {
+                    tracing::warn!(
+                        node = %self.node,
+                        position = %start,
+                        "a binlog file ended within a transaction (server crash): it never committed"
+                    );
+                }
+                Ok(None)
+            }
+            Event::FormatDescription { .. }
+            | Event::Rotate { .. }
+            | Event::TableMap(_)
+            | Event::Heartbeat
+            | Event::Ignorable => Ok(None),
+        }
+    }
+
+    fn statement(
+        &mut self,
+        start: LogPos,
+        end: LogPos,
+        header: &EventHeader,
+        logged: DdlStatement,
+        error_code: u16,
+    ) -> Result<Option<Assembled>> {
+        let statement = ddl::recognise_logged(&logged, self.flavor);
+        match statement {
+            Statement::Begin => {
+                match &mut self.open {
+                    Some(open) => open.shape = Shape::Bracketed,
+                    // A log without GTID events (MariaDB's of old, or an upstream of that kind).
+                    None => self.open = Some(Open::without_gtid(start, header, Shape::Bracketed)),
+                }
+                Ok(None)
+            }
+            Statement::Commit => self.finish(start, end, header),
+            Statement::Savepoint | Statement::ReleaseSavepoint => Ok(None),
+            Statement::Rollback | Statement::RollbackTo(_) => {
+                let rows = self
+                    .open
+                    .as_ref()
+                    .is_some_and(|open| !open.changes.is_empty());
+                if rows {
+                    return Err(Error::Unsupported {
+                        node: self.node.to_string(),
+                        position: start.to_string(),
+                        what: "a transaction that was rolled back in part".to_owned(),
+                        problem: "it changed tables without transactions (such as MyISAM), whose \
+                                  rows stayed; convert them with ALTER TABLE .. ENGINE=InnoDB, \
+                                  compare the nodes, and go on behind it with `twinlog positions set`"
+                            .to_owned(),
+                    });
+                }
+                if matches!(statement, Statement::Rollback) {
+                    return self.finish(start, end, header);
+                }
+                Ok(None)
+            }
+            Statement::XaStart(_) | Statement::XaEnd(_) => {
+                if let Some(open) = &mut self.open {
+                    open.shape = Shape::Bracketed;
+                    Ok(None)
+                } else {
+                    Err(self.xa(start))
+                }
+            }
+            Statement::XaCommit {
+                one_phase: true, ..
+            } => self.finish(start, end, header),
+            Statement::XaPrepare(_) | Statement::XaCommit { .. } | Statement::XaRollback(_) => {
+                Err(self.xa(start))
+            }
+            statement => {
+                if error_code != 0 {
+                    return Err(Error::Unsupported {
+                        node: self.node.to_string(),
+                        position: start.to_string(),
+                        what: "a statement that failed half-way at its origin".to_owned(),
+                        problem: format!(
+                            "it ended there with error {error_code}; look what it did, do the same \
+                             at the other node, and go on behind it with `twinlog positions set`"
+                        ),
+                    });
+                }
+                let open = self
+                    .open
+                    .get_or_insert_with(|| Open::without_gtid(start, header, Shape::Single));
+                // MariaDB logs CREATE TABLE .. SELECT as a statement and rows in one group.
+                let bracketed = open.shape == Shape::Bracketed;
+                open.weight += logged.sql.len() + 512;
+                if open.statement.is_some() {
+                    return Err(self.malformed(start, "two statements in one transaction"));
+                }
+                open.statement = Some(LoggedStatement { statement, logged });
+                if bracketed {
+                    Ok(None)
+                } else {
+                    self.finish(start, end, header)
+                }
+            }
+        }
+    }
+
+    fn finish(
+        &mut self,
+        start: LogPos,
+        end: LogPos,
+        header: &EventHeader,
+    ) -> Result<Option<Assembled>> {
+        let Some(open) = self.open.take() else {
+            return Err(self.malformed(start, "the end of a transaction that did not begin"));
+        };
+        Ok(Some(Assembled {
+            start: open.start,
+            end,
+            gtid: open.gtid,
+            server_id: open.server_id,
+            committed_at: open
+                .committed_at
+                .filter(|micros| *micros != 0)
+                .unwrap_or(u64::from(header.timestamp) * 1_000_000),
+            statement: open.statement,
+            changes: open.changes,
+            weight: open.weight + size_of::<Assembled>(),
+        }))
+    }
+
+    fn malformed(&self, position: LogPos, problem: &str) -> Error {
+        Error::Binlog {
+            node: self.node.to_string(),
+            position: position.to_string(),
+            problem: problem.to_owned(),
+        }
+    }
+
+    fn xa(&self, position: LogPos) -> Error {
+        Error::Unsupported {
+            node: self.node.to_string(),
+            position: position.to_string(),
+            what: "an XA transaction in two phases".to_owned(),
+            problem:
+                "this version replicates XA only as XA COMMIT .. ONE PHASE; apply its rows at \
+                      the other node by hand and go on behind it with `twinlog positions set`"
+                    .to_owned(),
+        }
+    }
+}
+
+impl Open {
+    fn without_gtid(start: LogPos, header: &EventHeader, shape: Shape) -> Self {
+        Self {
+            start,
+            gtid: None,
+            server_id: header.server_id,
+            committed_at: None,
+            shape,
+            statement: None,
+            changes: Vec::new(),
+            weight: 0,
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! The cluster's one config file, checked.
+//!
+//! Every engine of a cluster reads the same file; [`Config::digest`] is how they find out whether
+//! they do. How the text becomes these structs is in `file`.
+
+mod file;
+mod section;
+mod server;
+mod units;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+
+/// Databases that belong to the servers; never replicated.
+pub(crate) const SERVERS_OWN: [&str; 5] = [
+    "mysql",
+    "information_schema",
+    "performance_schema",
+    "sys",
+    "ndbinfo",
+];
+
+/// How many nodes this version joins.
+pub const MAX_NODES: usize = 2;
+
+/// Everything that the file says, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Settings of the engine as a program.
+    pub engine: EngineConfig,
+    /// What is replicated.
+    pub replication: ReplicationConfig,
+    /// The nodes, in the file's order; the order is part of the cluster's identity.
+    pub nodes: Vec<NodeConfig>,
+    /// What is no error but wants a person's eye, such as a password file that everyone may read.
+    pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// Reads and checks a config file. Relative paths inside it start at the file's own folder, so
+    /// that every command means the same files, wherever it is run.
+    ///
+    /// # Errors
+    /// [`Error::Config`], naming file, line and key, when the file cannot be read or accepted.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Error::Config(format!("cannot read {}: {error}", path.display())))?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let mut config = file::parse(&text, folder, &|name| std::env::var(name).ok())
+            .map_err(|problem| Error::Config(format!("{}: {problem}", path.display())))?;
+        if file::holds_password(&text) && server::readable_by_everyone(path) {
+            config.warnings.push(format!(
+                "{} holds a password and everyone on this machine may read it: chmod 640",
+                path.display()
+            ));
+        }
+        Ok(config)
+    }
+
+    /// Checks the text of a config file. `env` looks up environment variables.
+    ///
+    /// # Errors
+    /// [`Error::Config`], naming line and key.
+    pub fn parse(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
+        file::parse(text, Path::new(""), env).map_err(Error::Config)
+    }
+
+    /// The node with this name.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the names that there are.
+    pub fn node(&self, name: &str) -> Result<&NodeConfig> {
+        self.nodes
+            .iter()
+            .find(|node| node.name == name)
+            .ok_or_else(|| {
+                let names: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
+                Error::Config(format!(
+                    "there is no node '{name}'; the nodes are {}",
+                    names.join(", ")
+                ))
+            })
+    }
+
+    /// A short digest of what all engines of a cluster must agree on: the nodes' names and their
+    /// order, the engine's schema and what is replicated. Addresses, accounts, folders and tuning
+    /// are left out: they may differ from host to host.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let names: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
+        let mut databases: Vec<String> = self
+            .replication
+            .databases
+            .iter()
+            .map(|pattern| pattern.to_ascii_lowercase())
+            .collect();
+        databases.sort_unstable();
+        databases.dedup();
+        // JSON, so that no two different lists are written alike. The leading number changes with
+        // the meaning of what follows it.
+        let agreed = serde_json::json!([
+            1,
+            names,
+            self.engine.schema,
+            databases,
+            self.replication.ddl
+        ]);
+        let hash = xxhash_rust::xxh3::xxh3_64(agreed.to_string().as_bytes());
+        format!("{hash:016x}")
+    }
+}
+
+/// `[engine]`
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Folder for the engine's store; one folder per node inside it.
+    pub data_dir: PathBuf,
+    /// Name of the engine's schema on every node.
+    pub schema: String,
+    /// How often a server that has nothing to send says so.
+    pub heartbeat: Duration,
+    /// First and longest pause between attempts to connect.
+    pub backoff: (Duration, Duration),
+    /// How long a stop waits for the transaction in hand before it gives up.
+    pub shutdown_timeout: Duration,
+}
+
+/// `[replication]`
+#[derive(Debug, Clone)]
+pub struct ReplicationConfig {
+    /// Patterns (`*`, `?`) of the databases that are replicated; empty means all but the servers'
+    /// own and the engine's.
+    pub databases: Vec<String>,
+    /// What happens to DDL.
+    pub ddl: DdlPolicy,
+    /// Most origin transactions in one commit at the target.
+    pub group_transactions: usize,
+    /// Most row changes in one commit at the target.
+    pub group_rows: usize,
+    /// Most bytes that transactions between source and apply may take.
+    pub queue_bytes: usize,
+}
+
+/// `ddl = ".."`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DdlPolicy {
+    /// Run it at the target, once, in its place among the rows.
+    Replicate,
+    /// Leave it out, and count it.
+    Ignore,
+    /// Stop the link.
+    Halt,
+}
+
+/// `[[node]]`
+#[derive(Clone)]
+pub struct NodeConfig {
+    /// Name of the node, unique.
+    pub name: String,
+    /// How to connect. Never printed: it holds the password.
+    pub opts: mysql_async::Opts,
+    /// Where this node's engine serves status, metrics and health.
+    pub listen: Option<SocketAddr>,
+}
+
+impl NodeConfig {
+    /// Where the server is, for messages: `host:port`, or the path of its socket.
+    #[must_use]
+    pub fn address(&self) -> String {
+        match self.opts.socket() {
+            Some(socket) => socket.to_owned(),
+            None => format!("{}:{}", self.opts.ip_or_hostname(), self.opts.tcp_port()),
+        }
+    }
+}
+
+impl std::fmt::Debug for NodeConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The options hold a password.
+        f.debug_struct("NodeConfig")
+            .field("name", &self.name)
+            .field("address", &self.address())
+            .field("listen", &self.listen)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ReplicationConfig {
+    /// Whether tables of this database are replicated. `engine_schema` never is.
+    #[must_use]
+    pub fn includes(&self, database: &str, engine_schema: &str) -> bool {
+        if SERVERS_OWN
+            .iter()
+            .any(|own| own.eq_ignore_ascii_case(database))
+            || database.eq_ignore_ascii_case(engine_schema)
+        {
+            return false;
+        }
+        self.databases.is_empty()
+            || self
+                .databases
+                .iter()
+                .any(|pattern| glob_matches(pattern, database))
+    }
+}
+
+/// Matches `*` (any run) and `?` (one character), without regard to ASCII case.
+#[must_use]
+pub fn glob_matches(pattern: &str, text: &str) -> bool {
+    let pattern: Vec<char> = pattern.chars().collect();
+    let text: Vec<char> = text.chars().collect();
+    let (mut p, mut t) = (0, 0);
+    // The last star seen and where its run ends so far: going back to the last one only is enough,
+    // and keeps many stars from taking exponential time.
+    let mut star: Option<(usize, usize)> = None;
+    while t < text.len() {
+        match pattern.get(p) {
+            Some('*') => {
+                star = Some((p, t));
+                p += 1;
+            }
+            Some(c) if *c == '?' || c.eq_ignore_ascii_case(&text[t]) => {
+                p += 1;
+                t += 1;
+            }
+            _ => match star {
+                Some((at, end)) => {
+                    star = Some((at, end + 1));
+                    p = at + 1;
+                    t = end + 1;
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|c| *c == '*')
+}
+
+#[cfg(test)]
+mod tests;

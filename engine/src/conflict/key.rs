@@ -1,0 +1,120 @@
+//! Keys that a row claims, as hashes: its row key and each value of its unique keys.
+
+use std::hash::{Hash, Hasher};
+
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::row::Value;
+use crate::schema::TableSchema;
+
+/// A key of a table: 128 bits over table, index and values, so that a collision need not be
+/// reckoned with (2^-64 at four billion keys in the window).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyHash(u128);
+
+/// A table, as a hash of its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TableHash(u64);
+
+impl TableHash {
+    /// Hashes a table's name.
+    #[must_use]
+    pub fn new(database: &str, table: &str) -> Self {
+        let mut hasher = Xxh3::new();
+        hasher.update(database.as_bytes());
+        hasher.update(&[0]);
+        hasher.update(table.as_bytes());
+        Self(hasher.digest())
+    }
+}
+
+/// Index number of the row key in a [`KeyHash`]; unique keys count from 1.
+const ROW_KEY: u16 = 0;
+
+/// The keys that a row claims: its row key first, then every unique key without a NULL in it.
+///
+/// `value` gives the row's value of a column of the schema, or `None` where the image has none (a
+/// column that only this node has); a key with such a column is left out.
+pub fn row_keys<'v>(
+    schema: &TableSchema,
+    value: impl Fn(usize) -> Option<&'v Value>,
+    mut claim: impl FnMut(KeyHash),
+) {
+    let table = TableHash::new(&schema.database, &schema.name);
+    if let Some(key) = hash_key(table, ROW_KEY, &schema.row_key, &value) {
+        claim(key);
+    }
+    for (number, unique) in schema.unique_keys.iter().enumerate() {
+        let number = u16::try_from(number + 1).unwrap_or(u16::MAX);
+        if let Some(key) = hash_key(table, number, &unique.columns, &value) {
+            claim(key);
+        }
+    }
+}
+
+/// The row key alone; `None` where the image does not hold it whole.
+pub fn row_key<'v>(
+    schema: &TableSchema,
+    value: impl Fn(usize) -> Option<&'v Value>,
+) -> Option<KeyHash> {
+    let table = TableHash::new(&schema.database, &schema.name);
+    hash_key(table, ROW_KEY, &schema.row_key, &value)
+}
+
+fn hash_key<'v>(
+    table: TableHash,
+    index: u16,
+    columns: &[usize],
+    value: &impl Fn(usize) -> Option<&'v Value>,
+) -> Option<KeyHash> {
+    let mut hasher = Xxh3::new();
+    hasher.update(&table.0.to_le_bytes());
+    hasher.update(&index.to_le_bytes());
+    for column in columns {
+        match value(*column)? {
+            // SQL's unique keys let NULLs stand beside each other.
+            Value::Null => return None,
+            value => hash_value(value, &mut hasher),
+        }
+    }
+    (!columns.is_empty()).then(|| KeyHash(hasher.digest128()))
+}
+
+/// Hashes a value so that equal keys hash alike and neighbouring values cannot run together.
+fn hash_value(value: &Value, hasher: &mut Xxh3) {
+    match value {
+        // A signed and an unsigned reading of the same bits must not differ: the log of one server
+        // may say which it is and the log of the other not.
+        Value::Int(number) => hasher.update(&number.to_le_bytes()),
+        Value::UInt(number) | Value::Bit(number) | Value::Set(number) => {
+            hasher.update(&number.to_le_bytes());
+        }
+        Value::Bytes(bytes) => {
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        }
+        Value::Decimal(digits) => {
+            hasher.update(&(digits.len() as u64).to_le_bytes());
+            hasher.update(digits.as_bytes());
+        }
+        // Negative zero equals zero as a key.
+        Value::Float(number) => hasher.update(&(number + 0.0).to_le_bytes()),
+        Value::Double(number) => hasher.update(&(number + 0.0).to_le_bytes()),
+        other => {
+            // The temporal kinds, YEAR and ENUM; JSON cannot be a key.
+            let mut std_hasher = StdHasher(hasher);
+            format!("{other:?}").hash(&mut std_hasher);
+        }
+    }
+}
+
+struct StdHasher<'h>(&'h mut Xxh3);
+
+impl Hasher for StdHasher<'_> {
+    fn finish(&self) -> u64 {
+        self.0.digest()
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+}

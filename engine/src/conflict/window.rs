@@ -1,0 +1,244 @@
+//! What this node's clients wrote lately: the local writes that a peer may not have seen yet.
+//!
+//! The local tailer fills it in the order of this node's own log; the apply asks it whether a key
+//! was written here behind what the origin had seen. Entries go once the peer's log shows that it
+//! has applied them. See `docs/architecture.md` and design decision 0001.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use super::key::{KeyHash, TableHash};
+use crate::error::{Error, Result};
+use crate::position::LogPos;
+
+/// The window of one node. All positions are of this node's own log.
+#[derive(Debug)]
+pub struct Window {
+    inner: Mutex<Inner>,
+    read: watch::Sender<LogPos>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Last local write of each key.
+    keys: HashMap<KeyHash, LogPos>,
+    /// Every entry in log order, so that acknowledged ones can be dropped from the front. A key
+    /// written again has a later entry too; only that one removes it.
+    order: VecDeque<(LogPos, KeyHash)>,
+    /// Last local row change of each table (for TRUNCATE and DROP arriving from the peer).
+    tables: HashMap<TableHash, LogPos>,
+    /// Last local DDL of each table: rows of the peer may still come in the table's old form.
+    definitions: HashMap<TableHash, LogPos>,
+    /// A peer's DDL of which the engine wrote down that it is about to run it, and whether the log
+    /// shows that it ran. See `apply::definition`.
+    intent: Option<(LogPos, bool)>,
+}
+
+impl Window {
+    /// An empty window whose tailer will begin at `start`.
+    #[must_use]
+    pub fn new(start: LogPos) -> Self {
+        Self {
+            inner: Mutex::default(),
+            read: watch::Sender::new(start),
+        }
+    }
+
+    /// A local transaction that ends at `end` wrote these keys.
+    pub fn record(
+        &self,
+        end: LogPos,
+        keys: impl IntoIterator<Item = KeyHash>,
+        tables: impl IntoIterator<Item = TableHash>,
+    ) {
+        let mut inner = self.lock();
+        for key in keys {
+            if inner.keys.insert(key, end) != Some(end) {
+                inner.order.push_back((end, key));
+            }
+        }
+        for table in tables {
+            inner.tables.insert(table, end);
+        }
+    }
+
+    /// A local DDL statement that ends at `end` changed these tables.
+    pub fn record_definition(&self, end: LogPos, tables: impl IntoIterator<Item = TableHash>) {
+        let mut inner = self.lock();
+        for table in tables {
+            inner.definitions.insert(table, end);
+        }
+    }
+
+    /// The engine wrote down that it will run the DDL which ends at `origin_end` of the peer's log.
+    pub fn note_intent(&self, origin_end: Option<LogPos>) {
+        self.lock().intent = origin_end.map(|end| (end, false));
+    }
+
+    /// The log shows a DDL statement that this engine ran for its peer.
+    pub fn note_applied_definition(&self) {
+        if let Some(intent) = &mut self.lock().intent {
+            intent.1 = true;
+        }
+    }
+
+    /// Whether the log shows that the DDL ending at `origin_end` of the peer's log was run here.
+    #[must_use]
+    pub fn definition_was_applied(&self, origin_end: LogPos) -> bool {
+        self.lock().intent == Some((origin_end, true))
+    }
+
+    /// The tailer has read everything in front of `position`.
+    pub fn advance(&self, position: LogPos) {
+        self.read.send_if_modified(|read| {
+            let forward = position > *read;
+            if forward {
+                *read = position;
+            }
+            forward
+        });
+    }
+
+    /// How far the tailer has read.
+    #[must_use]
+    pub fn read_position(&self) -> LogPos {
+        *self.read.borrow()
+    }
+
+    /// Waits until the tailer has read everything in front of `position`.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] when the tailer is gone for good.
+    pub async fn read_up_to(&self, position: LogPos) -> Result<()> {
+        let mut read = self.read.subscribe();
+        read.wait_for(|read| *read >= position)
+            .await
+            .map(|_| ())
+            .map_err(|_| Error::Stopped)
+    }
+
+    /// The peer's log shows that it has applied everything up to `acknowledged`: whatever it writes
+    /// from now on has seen that.
+    pub fn acknowledge(&self, acknowledged: LogPos) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        while let Some((position, key)) = inner.order.front() {
+            if *position > acknowledged {
+                break;
+            }
+            if inner.keys.get(key) == Some(position) {
+                inner.keys.remove(key);
+            }
+            inner.order.pop_front();
+        }
+        inner.tables.retain(|_, position| *position > acknowledged);
+        inner
+            .definitions
+            .retain(|_, position| *position > acknowledged);
+    }
+
+    /// The last local write of `key`, if it lies behind `seen`, so that a write of the peer which
+    /// had seen this log up to `seen` is concurrent with it.
+    #[must_use]
+    pub fn concurrent_write(&self, key: KeyHash, seen: LogPos) -> Option<LogPos> {
+        let position = *self.lock().keys.get(&key)?;
+        (position > seen).then_some(position)
+    }
+
+    /// Likewise for any row of a table.
+    #[must_use]
+    pub fn concurrent_table_write(&self, table: TableHash, seen: LogPos) -> Option<LogPos> {
+        let position = *self.lock().tables.get(&table)?;
+        (position > seen).then_some(position)
+    }
+
+    /// Likewise for the definition of a table.
+    #[must_use]
+    pub fn concurrent_definition(&self, table: TableHash, seen: LogPos) -> Option<LogPos> {
+        let position = *self.lock().definitions.get(&table)?;
+        (position > seen).then_some(position)
+    }
+
+    /// Keys in the window.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lock().keys.len()
+    }
+
+    /// Whether no local write is outstanding.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Every change is complete before the guard goes; a panic elsewhere leaves it sound.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::row::Value;
+    use crate::schema::TableSchema;
+
+    fn key(number: i64) -> KeyHash {
+        let schema = TableSchema {
+            database: "d".into(),
+            name: "t".into(),
+            engine: "InnoDB".into(),
+            columns: Vec::new(),
+            row_key: vec![0],
+            unique_keys: Vec::new(),
+            has_opaque_unique_key: false,
+            foreign_keys: false,
+            triggers: false,
+        };
+        let value = Value::Int(number);
+        let mut found = None;
+        super::super::key::row_keys(&schema, |_| Some(&value), |key| found = Some(key));
+        found.unwrap()
+    }
+
+    #[test]
+    fn a_write_is_concurrent_only_behind_what_was_seen() {
+        let window = Window::new(LogPos::new(1, 4));
+        window.record(LogPos::new(1, 100), [key(1), key(2)], []);
+        window.record(LogPos::new(1, 200), [key(1)], []);
+        assert_eq!(
+            window.concurrent_write(key(1), LogPos::new(1, 199)),
+            Some(LogPos::new(1, 200))
+        );
+        assert_eq!(window.concurrent_write(key(1), LogPos::new(1, 200)), None);
+        assert_eq!(window.concurrent_write(key(3), LogPos::new(0, 0)), None);
+        window.acknowledge(LogPos::new(1, 150));
+        assert_eq!(window.len(), 1, "the later write of key 1 stays");
+        assert!(
+            window
+                .concurrent_write(key(1), LogPos::new(1, 150))
+                .is_some()
+        );
+        window.acknowledge(LogPos::new(1, 200));
+        assert!(window.is_empty());
+    }
+
+    #[tokio::test]
+    async fn waiting_ends_when_the_tailer_arrives() {
+        let window = Window::new(LogPos::new(1, 4));
+        let target = LogPos::new(2, 10);
+        let wait = window.read_up_to(target);
+        window.advance(LogPos::new(1, 900));
+        assert_eq!(window.read_position(), LogPos::new(1, 900));
+        window.advance(LogPos::new(1, 800));
+        assert_eq!(
+            window.read_position(),
+            LogPos::new(1, 900),
+            "never backwards"
+        );
+        window.advance(target);
+        wait.await.unwrap();
+    }
+}

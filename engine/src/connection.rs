@@ -1,0 +1,234 @@
+//! A connection to one node, whose errors say which node and what was being done.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mysql_async::prelude::{FromRow, Queryable};
+use mysql_async::{Conn, OptsBuilder};
+
+use crate::config::NodeConfig;
+use crate::decode::event::Flavor;
+use crate::error::{Error, Result};
+use crate::gtid::parse_uuid;
+use crate::position::{LogName, LogPos};
+
+/// How long an attempt to connect may take; a host that drops packets must not hold a link for the
+/// minutes that TCP would.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Idle time after which TCP asks whether the other side is still there.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// An open connection to a node.
+#[derive(Debug)]
+pub struct NodeConnection {
+    node: Arc<str>,
+    conn: Conn,
+}
+
+impl NodeConnection {
+    /// Connects to a node.
+    ///
+    /// Affected rows are counted as *found* rows, so that an UPDATE which meets its row counts 1
+    /// even where the row already held the new values.
+    ///
+    /// # Errors
+    /// [`Error::Connection`] when the node cannot be reached within 10 s, [`Error::Server`] when it
+    /// refuses the account.
+    pub async fn open(node: &NodeConfig) -> Result<Self> {
+        let opts = OptsBuilder::from_opts(node.opts.clone())
+            .client_found_rows(true)
+            .prefer_socket(false)
+            .tcp_nodelay(true)
+            .tcp_keepalive(Some(KEEPALIVE));
+        let name: Arc<str> = node.name.as_str().into();
+        let connecting = Conn::new(opts);
+        match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+            Ok(Ok(conn)) => Ok(Self { node: name, conn }),
+            Ok(Err(error)) => Err(Error::from_driver(&name, "cannot connect", error)),
+            Err(_) => Err(Error::Connection {
+                node: name.to_string(),
+                message: format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()),
+            }),
+        }
+    }
+
+    /// Name of the node.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// Runs a statement whose result does not matter; gives the number of rows found.
+    ///
+    /// # Errors
+    /// The server's or the connection's, with `context`.
+    pub async fn execute(&mut self, sql: impl AsRef<[u8]>, context: &str) -> Result<u64> {
+        self.conn
+            .query_drop(sql.as_ref())
+            .await
+            .map_err(|error| Error::from_driver(&self.node, context, error))?;
+        Ok(self.conn.affected_rows())
+    }
+
+    /// Like [`Self::execute`], with the server's error number still in reach.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn try_execute(&mut self, sql: &[u8]) -> Result<u64, mysql_async::Error> {
+        self.conn.query_drop(sql).await?;
+        Ok(self.conn.affected_rows())
+    }
+
+    /// First row of a query's result.
+    ///
+    /// # Errors
+    /// The server's or the connection's, with `context`.
+    pub async fn first<T>(&mut self, sql: &str, context: &str) -> Result<Option<T>>
+    where
+        T: FromRow + Send + 'static,
+    {
+        self.conn
+            .query_first(sql)
+            .await
+            .map_err(|error| Error::from_driver(&self.node, context, error))
+    }
+
+    /// All rows of a query's result.
+    ///
+    /// # Errors
+    /// The server's or the connection's, with `context`.
+    pub async fn all<T>(&mut self, sql: &str, context: &str) -> Result<Vec<T>>
+    where
+        T: FromRow + Send + 'static,
+    {
+        self.conn
+            .query(sql)
+            .await
+            .map_err(|error| Error::from_driver(&self.node, context, error))
+    }
+
+    /// Gives the driver's connection away, for a binlog stream.
+    #[must_use]
+    pub fn into_driver(self) -> Conn {
+        self.conn
+    }
+
+    /// Says goodbye; errors do not matter any more.
+    pub async fn close(self) {
+        let _ = self.conn.disconnect().await;
+    }
+
+    /// Asks who the server is.
+    ///
+    /// # Errors
+    /// [`Error::Preflight`] where the server has no binlog; else the connection's.
+    pub async fn identity(&mut self) -> Result<Identity> {
+        let context = "asking for the server's identity";
+        let (version, server_id): (String, u32) = self
+            .first("SELECT VERSION(), @@GLOBAL.server_id", context)
+            .await?
+            .ok_or_else(|| Error::Internal("SELECT VERSION() gave no row".to_owned()))?;
+        let flavor = if version.contains("MariaDB") {
+            Flavor::MariaDb
+        } else {
+            Flavor::MySql
+        };
+        let uuid = match flavor {
+            Flavor::MySql => self
+                .first::<String>("SELECT @@GLOBAL.server_uuid", context)
+                .await?
+                .as_deref()
+                .and_then(parse_uuid),
+            Flavor::MariaDb => None,
+        };
+        let (log_name, _) = self.log_end(flavor).await?;
+        Ok(Identity {
+            node: Arc::clone(&self.node),
+            flavor,
+            version,
+            server_id,
+            uuid,
+            log_name,
+        })
+    }
+
+    /// The present end of the server's binlog.
+    ///
+    /// What was committed (row locks released) before the call lies in front of the position that
+    /// it returns, on both servers; `gtid_executed` does not promise that on MySQL.
+    ///
+    /// # Errors
+    /// [`Error::Preflight`] where the binlog is off; else the connection's.
+    pub async fn log_end(&mut self, flavor: Flavor) -> Result<(LogName, LogPos)> {
+        let sql = match flavor {
+            Flavor::MySql => "SHOW BINARY LOG STATUS",
+            Flavor::MariaDb => "SHOW MASTER STATUS",
+        };
+        let context = "asking for the binlog position";
+        let row: mysql_async::Row = match self.first(sql, context).await {
+            // MySQL before 8.2 has the old name only.
+            Err(Error::Server { code: 1064, .. }) => {
+                self.first("SHOW MASTER STATUS", context).await?
+            }
+            other => other?,
+        }
+        .ok_or_else(|| {
+            Error::Preflight(format!(
+                "node {}: the binary log is off; set log_bin in its my.cnf and restart the server",
+                self.node
+            ))
+        })?;
+        let file: String = row
+            .get_opt(0)
+            .and_then(|value| value.ok())
+            .unwrap_or_default();
+        let offset: u64 = row
+            .get_opt(1)
+            .and_then(|value| value.ok())
+            .unwrap_or_default();
+        let (name, number) = LogName::split(&file).ok_or_else(|| Error::LogLost {
+            node: self.node.to_string(),
+            problem: format!("the server calls its binlog {file:?}, a name without a number"),
+        })?;
+        Ok((name, LogPos::new(number, offset)))
+    }
+}
+
+/// Who a server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Name of the node in the config file.
+    pub node: Arc<str>,
+    /// Its dialect.
+    pub flavor: Flavor,
+    /// `VERSION()`.
+    pub version: String,
+    /// `server_id`.
+    pub server_id: u32,
+    /// `server_uuid` (MySQL).
+    pub uuid: Option<[u8; 16]>,
+    /// What its binlog files are called.
+    pub log_name: LogName,
+}
+
+/// Quotes an identifier.
+#[must_use]
+pub fn quote_identifier(name: &str) -> String {
+    format!("`{}`", name.replace('`', "``"))
+}
+
+/// Quotes a string of ours (names, positions) for a statement under any `sql_mode`: as a
+/// hexadecimal literal where it has anything but plain characters.
+#[must_use]
+pub fn quote_string(text: &str) -> String {
+    let plain = text
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'\'' | b'\\') || byte == b' ');
+    if plain {
+        format!("'{text}'")
+    } else {
+        let digits: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+        format!("_utf8mb4 x'{digits}'")
+    }
+}

@@ -1,0 +1,152 @@
+//! Sets nodes up: the engine's schema on each, and the first positions.
+
+use crate::config::Config;
+use crate::connection::{Identity, NodeConnection, quote_identifier, quote_string};
+use crate::error::{Error, Result};
+use crate::link::uuid_text;
+use crate::position::LogPos;
+use crate::position::marker::{BARRIER_TABLE, Marker, create_statements};
+
+/// What was set up.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct InitReport {
+    /// Links, each with its first position.
+    pub links: Vec<InitLink>,
+}
+
+/// One link's first position.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct InitLink {
+    /// The node whose log is read.
+    pub origin: String,
+    /// The node where it is applied.
+    pub target: String,
+    /// Where the reading begins, `file:offset` of the origin's log.
+    pub position: String,
+    /// Whether the position was there before and was left alone.
+    pub kept: bool,
+}
+
+/// Makes the engine's schema on every node and notes where each link begins: at the present end of
+/// the origin's log. Both nodes must hold the same data at this moment; what is written afterwards
+/// is replicated.
+///
+/// Links that have a position keep it, unless `force`.
+///
+/// # Errors
+/// The connections'; [`Error::Fenced`] when an engine is running and `force` would pull the
+/// positions away under it.
+pub async fn init(config: &Config, force: bool) -> Result<InitReport> {
+    let schema = &config.engine.schema;
+    let mut nodes: Vec<(NodeConnection, Identity)> = Vec::new();
+    for node in &config.nodes {
+        let mut connection = NodeConnection::open(node).await?;
+        let identity = connection.identity().await?;
+        if force {
+            refuse_running(&mut connection, &node.name).await?;
+        }
+        nodes.push((connection, identity));
+    }
+    for (connection, identity) in &mut nodes {
+        for statement in create_statements(schema) {
+            connection
+                .execute(&statement, "making the engine's schema")
+                .await?;
+        }
+        // So that a wait never has to tell an insert from an update.
+        let row = format!(
+            "INSERT IGNORE INTO {}.{BARRIER_TABLE} (node, token) VALUES {}",
+            quote_identifier(schema),
+            config
+                .nodes
+                .iter()
+                .map(|node| format!("({}, 0)", quote_string(&node.name)))
+                .collect::<Vec<_>>()
+                .join(", ")
+        );
+        connection.execute(row, "making the barrier rows").await?;
+        tracing::debug!(node = %identity.node, "schema is there");
+    }
+    // Every node's position is taken before any marker is written, so that what one link calls the
+    // origin's position and the other calls seen is the same place.
+    let mut ends: Vec<LogPos> = Vec::new();
+    for (connection, identity) in &mut nodes {
+        let (name, end) = connection.log_end(identity.flavor).await?;
+        identity.log_name = name;
+        ends.push(end);
+    }
+    let identities: Vec<Identity> = nodes.iter().map(|(_, identity)| identity.clone()).collect();
+    let mut report = InitReport { links: Vec::new() };
+    for (target, (connection, own)) in nodes.iter_mut().enumerate() {
+        for (origin, identity) in identities.iter().enumerate() {
+            if origin == target {
+                continue;
+            }
+            let existing: Option<mysql_async::Row> = connection
+                .first(
+                    &Marker::select(schema, &identity.node),
+                    "reading the marker row",
+                )
+                .await?;
+            let existing = existing.map(Marker::from_row).transpose()?;
+            if let (Some(marker), false) = (&existing, force) {
+                report.links.push(InitLink {
+                    origin: identity.node.to_string(),
+                    target: own.node.to_string(),
+                    position: marker.log_name.show(marker.position),
+                    kept: true,
+                });
+                continue;
+            }
+            let marker = Marker {
+                origin: identity.node.to_string(),
+                server_id: identity.server_id,
+                server_uuid: uuid_text(identity),
+                log_name: identity.log_name.clone(),
+                position: ends[origin],
+                gtid: String::new(),
+                clock: 0,
+                seen_name: own.log_name.clone(),
+                seen: ends[target],
+                seen_clock: 0,
+                intent: None,
+                epoch: existing.as_ref().map_or(0, |marker| marker.epoch) + 1,
+                transactions: 0,
+                changes: 0,
+            };
+            connection
+                .execute(marker.replace(schema), "writing the first position")
+                .await?;
+            report.links.push(InitLink {
+                origin: identity.node.to_string(),
+                target: own.node.to_string(),
+                position: identity.log_name.show(ends[origin]),
+                kept: false,
+            });
+        }
+    }
+    for (connection, _) in nodes {
+        connection.close().await;
+    }
+    Ok(report)
+}
+
+/// Refuses while an engine holds its lock on the node.
+///
+/// # Errors
+/// [`Error::Fenced`].
+pub(crate) async fn refuse_running(connection: &mut NodeConnection, node: &str) -> Result<()> {
+    let lock = quote_string(&format!("twinlog.engine.{node}"));
+    let holder: Option<Option<u64>> = connection
+        .first(
+            &format!("SELECT IS_USED_LOCK({lock})"),
+            "looking for a running engine",
+        )
+        .await?;
+    match holder.flatten() {
+        None => Ok(()),
+        Some(id) => Err(Error::Fenced(format!(
+            "the engine of node {node} is running (connection {id} of the server): stop it first"
+        ))),
+    }
+}

@@ -1,0 +1,472 @@
+//! One link: reads the origin's log and applies it at this node, until stopped or halted.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::apply::applier::Applier;
+use crate::backoff::Backoff;
+use crate::config::{Config, NodeConfig};
+use crate::conflict::window::Window;
+use crate::connection::{Identity, NodeConnection};
+use crate::error::{Disposition, Error, Result};
+use crate::group::{Batch, Gatherer, Item, Limits};
+use crate::log_reader::{LogReader, Start, Step};
+use crate::origin::{Origin, Reason};
+use crate::position::LogPos;
+use crate::position::marker::Marker;
+use crate::position::reconcile::{Agreement, Resume, reconcile};
+use crate::position::store::{LinkRecord, Store};
+use crate::schema::SchemaCatalog;
+use crate::status::{LinkProgress, State, TailProgress};
+use crate::transaction::Seen;
+
+/// Items between reader and apply; their bytes are bounded besides.
+const QUEUE_ITEMS: usize = 8192;
+/// Log behind the marker that a lost store may make us read again before the marker is moved
+/// without rows.
+const IDLE_MARKER_BYTES: u64 = 8 << 20;
+/// But not more often than this, so that two idle engines do not write for each other.
+const IDLE_MARKER_PAUSE: Duration = Duration::from_secs(10);
+/// Pauses after a deadlock or lock timeout.
+const CONTENTION_BACKOFF: (Duration, Duration) =
+    (Duration::from_millis(5), Duration::from_millis(500));
+
+/// One link of this engine.
+pub(crate) struct Link {
+    pub config: Arc<Config>,
+    pub origin: NodeConfig,
+    pub target: NodeConfig,
+    pub target_identity: Identity,
+    pub window: Arc<Window>,
+    pub catalog: Arc<SchemaCatalog>,
+    pub store: Arc<Store>,
+    pub progress: Arc<LinkProgress>,
+    pub tail: Arc<TailProgress>,
+    pub epoch: u64,
+    pub stop: CancellationToken,
+}
+
+/// Ends a task when dropped.
+struct Reading(JoinHandle<Result<()>>);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Link {
+    /// Runs until stopped or halted, trying again whatever passes by itself.
+    pub(crate) async fn supervise(self) {
+        let mut backoff = Backoff::new(self.config.engine.backoff);
+        let (origin, target) = (&self.origin.name, &self.target.name);
+        loop {
+            let started = Instant::now();
+            let outcome = self.run().await;
+            if started.elapsed() > self.config.engine.backoff.1 {
+                backoff.reset();
+            }
+            let error = match outcome {
+                Ok(()) | Err(Error::Stopped) => {
+                    self.progress.set_state(State::Stopped, None);
+                    return;
+                }
+                Err(error) => error,
+            };
+            let tail_halted = self.tail.halted();
+            if error.disposition() == Disposition::Halt || tail_halted.is_some() {
+                let mut message = error.to_string();
+                if let Some(cause) = tail_halted {
+                    message = format!("the tailer of node {target} is halted: {cause}");
+                }
+                tracing::error!(origin, target, error = message, "the link halted");
+                self.progress.set_state(State::Halted, Some(message));
+                return;
+            }
+            let pause = backoff.next();
+            tracing::warn!(origin, target, %error, ?pause, "the link tries again");
+            self.progress.retried();
+            self.progress
+                .set_state(State::Retrying, Some(error.to_string()));
+            tokio::select! {
+                () = self.stop.cancelled() => {
+                    self.progress.set_state(State::Stopped, None);
+                    return;
+                }
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// From finding the place to the first error.
+    async fn run(&self) -> Result<()> {
+        let set_up = async {
+            let mut connection = NodeConnection::open(&self.target).await?;
+            let marker = self.read_marker(&mut connection).await?;
+            let resume = self.find_place(&marker)?;
+            let mut origin_connection = NodeConnection::open(&self.origin).await?;
+            let origin = origin_connection.identity().await?;
+            let (_, end) = origin_connection.log_end(origin.flavor).await?;
+            origin_connection.close().await;
+            self.verify_origin(&marker, &origin, resume.position, end)?;
+            if marker.intent.is_some() {
+                // What became of the DDL that was about to run stands in our own log.
+                let (_, end) = connection.log_end(self.target_identity.flavor).await?;
+                self.window.read_up_to(end).await?;
+            }
+            let start = Start {
+                position: resume.position,
+                clock: resume.clock,
+                seen: Seen {
+                    position: resume.seen,
+                    clock: resume.seen_clock,
+                },
+            };
+            let reader = LogReader::open(
+                &self.origin,
+                &origin,
+                &self.target_identity,
+                start,
+                &self.config.engine.schema,
+                &self.config.replication,
+                self.config.engine.heartbeat,
+            )
+            .await?;
+            Ok::<_, Error>((connection, marker, resume, origin, reader))
+        };
+        let (connection, marker, resume, origin, reader) = tokio::select! {
+            () = self.stop.cancelled() => return Err(Error::Stopped),
+            ready = set_up => ready?,
+        };
+        tracing::info!(
+            origin = self.origin.name,
+            target = self.target.name,
+            position = origin.log_name.show(resume.position),
+            "the link runs"
+        );
+        self.progress.resumed(
+            origin.log_name.clone(),
+            resume.position,
+            marker.transactions,
+            marker.changes,
+        );
+        let (sender, items) = mpsc::channel(QUEUE_ITEMS);
+        let reading = Reading(tokio::spawn(read(
+            reader,
+            sender,
+            Arc::clone(&self.progress),
+            self.config.replication.queue_bytes,
+            self.origin.name.clone(),
+        )));
+        let applier = Applier::new(
+            connection,
+            Arc::clone(&self.config),
+            origin,
+            self.target_identity.clone(),
+            Arc::clone(&self.window),
+            Arc::clone(&self.catalog),
+            Arc::clone(&self.progress),
+            marker,
+        )
+        .await?;
+        let limits = Limits {
+            transactions: self.config.replication.group_transactions,
+            rows: self.config.replication.group_rows,
+        };
+        self.settle(applier, Gatherer::new(items, limits), resume, reading)
+            .await
+    }
+
+    /// Applies batch after batch.
+    async fn settle(
+        &self,
+        mut applier: Applier,
+        mut gatherer: Gatherer,
+        resume: Resume,
+        mut reading: Reading,
+    ) -> Result<()> {
+        let mut clock = resume.clock;
+        let mut seen = Seen {
+            position: resume.seen,
+            clock: resume.seen_clock,
+        };
+        let mut marker_moved = Instant::now();
+        loop {
+            let batch = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return self.store.flush(),
+                batch = gatherer.next() => batch,
+            };
+            let Some(mut batch) = batch else {
+                return match (&mut reading.0).await {
+                    Ok(Ok(())) => Err(Error::Internal("the reader ended by itself".to_owned())),
+                    Ok(Err(error)) => Err(error),
+                    Err(join) => Err(Error::Internal(format!("the reader failed: {join}"))),
+                };
+            };
+            let end = batch.end;
+            if let Some(last) = batch.transactions.last() {
+                (clock, seen) = (last.effective, last.seen);
+                marker_moved = Instant::now();
+            }
+            if let Some(last) = batch.passed.last() {
+                // Whichever stands later in the log knows more.
+                clock = clock.max(last.clock);
+                if last.seen.position > seen.position {
+                    seen = last.seen;
+                }
+            }
+            self.apply_patiently(&mut applier, &mut batch).await?;
+            drop(batch);
+            self.window.acknowledge(seen.position);
+            self.progress.settled(end);
+            let committed = applier.marker().position;
+            let far = end.file != committed.file
+                || end.offset.saturating_sub(committed.offset) > IDLE_MARKER_BYTES;
+            if far && marker_moved.elapsed() > IDLE_MARKER_PAUSE {
+                applier
+                    .move_marker(end, clock, (seen.position, seen.clock))
+                    .await?;
+                marker_moved = Instant::now();
+            }
+            self.store.keep_link(
+                &self.origin.name,
+                &LinkRecord {
+                    marker: applier.marker().position,
+                    settled: end,
+                    clock,
+                    seen: seen.position,
+                    seen_clock: seen.clock,
+                },
+            )?;
+        }
+    }
+
+    /// Applies a batch, again and again while others hold its locks: a client that keeps a row
+    /// locked delays the link, and must not stop it.
+    async fn apply_patiently(&self, applier: &mut Applier, batch: &mut Batch) -> Result<()> {
+        let mut backoff = Backoff::new(CONTENTION_BACKOFF);
+        loop {
+            match applier.apply(batch).await {
+                Err(Error::Contention { code, message, .. }) => {
+                    self.progress.retried();
+                    let pause = backoff.next();
+                    tracing::debug!(code, message, ?pause, "lock contention: trying again");
+                    tokio::select! {
+                        () = self.stop.cancelled() => return Err(Error::Stopped),
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                    let committed = applier.marker().position;
+                    batch
+                        .transactions
+                        .retain(|transaction| transaction.end > committed);
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn read_marker(&self, connection: &mut NodeConnection) -> Result<Marker> {
+        let marker = read_marker(connection, &self.config.engine.schema, &self.origin.name).await?;
+        if marker.epoch != self.epoch {
+            return Err(Error::Fenced(format!(
+                "another engine has been started for node {} (epoch {} after our {}); this one \
+                 stops. Run one engine for each node",
+                self.target.name, marker.epoch, self.epoch
+            )));
+        }
+        Ok(marker)
+    }
+
+    fn find_place(&self, marker: &Marker) -> Result<Resume> {
+        let kept = self.store.link(&self.origin.name)?;
+        let resume = reconcile(marker, kept.as_ref());
+        let (origin, target) = (&self.origin.name, &self.target.name);
+        let at = marker.log_name.show(resume.position);
+        match resume.agreement {
+            Agreement::Same => {}
+            Agreement::NothingKept => {
+                tracing::info!(
+                    origin,
+                    target,
+                    position = at,
+                    "no kept position: going by the marker"
+                );
+            }
+            Agreement::StoreBehind => tracing::info!(
+                origin,
+                target,
+                position = at,
+                "the store was behind the marker (the engine stopped right after a commit): going \
+                 by the marker"
+            ),
+            Agreement::TargetWentBack { kept } => tracing::warn!(
+                origin,
+                target,
+                position = at,
+                kept = marker.log_name.show(kept),
+                "the target's marker is behind what the store knows: the target lost commits (a \
+                 restored backup, or a crash with relaxed durability). Going by the marker; what \
+                 was lost is applied again from the origin's log"
+            ),
+        }
+        Ok(resume)
+    }
+
+    /// Whether the origin is still the server whose log the marker speaks of.
+    fn verify_origin(
+        &self,
+        marker: &Marker,
+        origin: &Identity,
+        position: LogPos,
+        end: LogPos,
+    ) -> Result<()> {
+        let lost = |problem: String| {
+            Err(Error::LogLost {
+                node: self.origin.name.clone(),
+                problem: format!(
+                    "{problem}. Make the nodes agree (compare them, copy one to the other), then \
+                     run `twinlog init --force` or `twinlog positions set`"
+                ),
+            })
+        };
+        if origin.flavor != self.target_identity.flavor {
+            return Err(Error::Preflight(format!(
+                "node {} is {} and node {} is {}: both must be MySQL or both MariaDB",
+                self.origin.name, origin.version, self.target.name, self.target_identity.version
+            )));
+        }
+        let uuid = uuid_text(origin);
+        if uuid != marker.server_uuid {
+            return lost(format!(
+                "its server_uuid is {uuid}, and was {} when the link was set up: it is another \
+                 server, or was set up anew",
+                marker.server_uuid
+            ));
+        }
+        if origin.server_id != marker.server_id {
+            return lost(format!(
+                "its server_id is {}, and was {} when the link was set up",
+                origin.server_id, marker.server_id
+            ));
+        }
+        if !origin.log_name.same_log(&marker.log_name) {
+            return lost(format!(
+                "its log is called {} now, and was {}",
+                origin.log_name.file(end.file),
+                marker.log_name.file(marker.position.file)
+            ));
+        }
+        if position > end {
+            return lost(format!(
+                "we have applied its log up to {}, and it ends at {}: it was reset, restored from \
+                 a backup, or lost committed transactions in a crash",
+                origin.log_name.show(position),
+                origin.log_name.show(end)
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Reads the marker of one origin at a node.
+///
+/// # Errors
+/// [`Error::Preflight`] when the node was not set up.
+pub(crate) async fn read_marker(
+    connection: &mut NodeConnection,
+    schema: &str,
+    origin: &str,
+) -> Result<Marker> {
+    let node = connection.node().to_owned();
+    let not_set_up = || {
+        Error::Preflight(format!(
+            "node {node} has no position for origin {origin}: run `twinlog init` once, while both \
+             nodes hold the same data"
+        ))
+    };
+    let row = connection
+        .first::<mysql_async::Row>(&Marker::select(schema, origin), "reading the marker row")
+        .await;
+    match row {
+        Ok(Some(row)) => Marker::from_row(row),
+        // Unknown database or table.
+        Ok(None)
+        | Err(Error::Server {
+            code: 1049 | 1146, ..
+        }) => Err(not_set_up()),
+        Err(error) => Err(error),
+    }
+}
+
+/// A server's UUID as the marker keeps it.
+pub(crate) fn uuid_text(identity: &Identity) -> String {
+    identity
+        .uuid
+        .map(crate::gtid::format_uuid)
+        .unwrap_or_default()
+}
+
+/// Reads the origin's log into the queue.
+async fn read(
+    mut reader: LogReader,
+    sender: mpsc::Sender<Item>,
+    progress: Arc<LinkProgress>,
+    queue_bytes: usize,
+    origin: String,
+) -> Result<()> {
+    // Room is counted in KiB so that it fits the semaphore's numbers.
+    let room_kib = u32::try_from(queue_bytes / 1024).unwrap_or(u32::MAX).max(1);
+    let room = Arc::new(Semaphore::new(room_kib as usize));
+    let mut warned = false;
+    loop {
+        let item = match reader.next().await? {
+            Step::Transaction(Origin::Local(local)) => {
+                let weight = u32::try_from(local.weight / 1024 + 1).unwrap_or(u32::MAX);
+                // A transaction larger than all the room waits until it is alone.
+                let permit = Arc::clone(&room)
+                    .acquire_many_owned(weight.min(room_kib))
+                    .await
+                    .map_err(|_| Error::Stopped)?;
+                progress.received(local.end);
+                Item::Foreign(local, permit)
+            }
+            Step::Transaction(Origin::Passed(passed)) => {
+                progress.passed(&passed);
+                match &passed.reason {
+                    Reason::Returned if !warned => {
+                        warned = true;
+                        tracing::warn!(
+                            origin,
+                            position = %passed.end,
+                            "changes of this node came back by another way than an engine and were \
+                             left out: is the servers' own replication still set up between the \
+                             nodes? STOP REPLICA and RESET REPLICA ALL there"
+                        );
+                    }
+                    Reason::LeftOut(rule) => {
+                        tracing::debug!(origin, position = %passed.end, rule, "left out");
+                    }
+                    _ => {}
+                }
+                Item::Passed(passed)
+            }
+            Step::Rotated(position) => {
+                progress.read_to(position);
+                Item::Rotated(position)
+            }
+            Step::Boundary(position) => {
+                progress.read_to(position);
+                continue;
+            }
+            Step::Within => continue,
+        };
+        if sender.send(item).await.is_err() {
+            return Err(Error::Stopped);
+        }
+    }
+}

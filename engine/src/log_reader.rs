@@ -1,0 +1,113 @@
+//! One log, read through source, decode, assemble and origin filter: what both the link (of the
+//! peer's log) and the tailer (of this node's own log) stand on.
+
+use std::time::Duration;
+
+use crate::assemble::Assembler;
+use crate::config::{NodeConfig, ReplicationConfig};
+use crate::connection::Identity;
+use crate::decode::Decoder;
+use crate::decode::event::Event;
+use crate::error::{Error, Result};
+use crate::origin::{Origin, OriginFilter};
+use crate::position::LogPos;
+use crate::source::Source;
+use crate::transaction::Seen;
+
+/// Where a log is to be read from and what is known there.
+#[derive(Debug, Clone, Copy)]
+pub struct Start {
+    /// A transaction boundary of the log.
+    pub position: LogPos,
+    /// The log's effective clock there.
+    pub clock: u64,
+    /// What the log's node had seen of the peer's log there.
+    pub seen: Seen,
+}
+
+/// One step of the reading.
+#[derive(Debug)]
+pub enum Step {
+    /// A whole transaction, judged.
+    Transaction(Origin),
+    /// No transaction is open and everything in front of this position was read.
+    Boundary(LogPos),
+    /// The log goes on in another file; no transaction is open.
+    Rotated(LogPos),
+    /// Within a transaction, or nothing new.
+    Within,
+}
+
+/// Reads one log.
+#[derive(Debug)]
+pub struct LogReader {
+    source: Source,
+    assembler: Assembler,
+    filter: OriginFilter,
+}
+
+impl LogReader {
+    /// Opens the log of `log_of`, as seen together with `peer`.
+    ///
+    /// # Errors
+    /// Those of [`Source::open`].
+    pub async fn open(
+        node: &NodeConfig,
+        log_of: &Identity,
+        peer: &Identity,
+        start: Start,
+        schema: &str,
+        replication: &ReplicationConfig,
+        heartbeat: Duration,
+    ) -> Result<Self> {
+        let mut decoder = Decoder::new(log_of.flavor);
+        let rules = replication.clone();
+        let own = schema.to_owned();
+        decoder.set_table_filter(Box::new(move |database, _table| {
+            database.eq_ignore_ascii_case(&own) || rules.includes(database, &own)
+        }));
+        let source = Source::open(node, log_of, start.position, heartbeat, decoder).await?;
+        Ok(Self {
+            source,
+            assembler: Assembler::new(log_of.node.clone(), log_of.flavor),
+            filter: OriginFilter::new(
+                log_of.clone(),
+                peer.clone(),
+                schema.to_owned(),
+                replication.clone(),
+                start.clock,
+                start.seen,
+            ),
+        })
+    }
+
+    /// Reads on by one event.
+    ///
+    /// # Errors
+    /// Those of the stages. The reader is of no use afterwards.
+    pub async fn next(&mut self) -> Result<Step> {
+        let placed = self.source.next().await?;
+        let rotated = matches!(placed.event, Event::Rotate { .. });
+        let heartbeat = matches!(placed.event, Event::Heartbeat);
+        let end = placed.end;
+        if let Some(transaction) = self.assembler.take(placed)? {
+            let origin = self.filter.judge(transaction)?;
+            return Ok(Step::Transaction(origin));
+        }
+        if heartbeat || !self.assembler.at_boundary() {
+            if rotated {
+                return Err(Error::Binlog {
+                    node: self.source.log_name().file(end.file),
+                    position: end.to_string(),
+                    problem: "the log rotates within a transaction".to_owned(),
+                });
+            }
+            return Ok(Step::Within);
+        }
+        Ok(if rotated {
+            Step::Rotated(end)
+        } else {
+            Step::Boundary(end)
+        })
+    }
+}

@@ -1,0 +1,210 @@
+//! Looks after a running engine: owns the node for it, asks the origins how far their logs are, and
+//! checks the auto-increment settings.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, NodeConfig};
+use crate::connection::{NodeConnection, quote_string};
+use crate::decode::event::Flavor;
+use crate::error::{Error, Result};
+use crate::status::LinkProgress;
+
+/// How often the origins are asked for the end of their logs.
+const EVERY: Duration = Duration::from_secs(1);
+/// How often the auto-increment settings are compared.
+const AUTO_INCREMENT_EVERY: Duration = Duration::from_secs(60);
+
+/// Takes the node for this engine, by a lock that the server gives back when the engine's
+/// connection ends, however it ends.
+///
+/// # Errors
+/// [`Error::Fenced`] when another engine has it.
+pub(crate) async fn own(connection: &mut NodeConnection, node: &str) -> Result<()> {
+    let lock = quote_string(&format!("twinlog.engine.{node}"));
+    let context = "taking the engine's lock";
+    let taken: Option<Option<i64>> = connection
+        .first(&format!("SELECT GET_LOCK({lock}, 3)"), context)
+        .await?;
+    if taken.flatten() == Some(1) {
+        return Ok(());
+    }
+    let holder: Option<Option<u64>> = connection
+        .first(&format!("SELECT IS_USED_LOCK({lock})"), context)
+        .await?;
+    let holder = holder
+        .flatten()
+        .map(|id| format!(" (connection {id} of the server)"))
+        .unwrap_or_default();
+    Err(Error::Fenced(format!(
+        "another engine is running for node {node}{holder}; stop it first. If its host is gone, \
+         KILL that connection"
+    )))
+}
+
+pub(crate) struct Monitor {
+    pub config: Arc<Config>,
+    pub links: Vec<(NodeConfig, Arc<LinkProgress>)>,
+    pub owner: Option<NodeConnection>,
+    pub node: NodeConfig,
+    pub flavor: Flavor,
+    pub links_stop: CancellationToken,
+}
+
+impl Monitor {
+    /// Runs until dropped.
+    pub(crate) async fn run(mut self) {
+        let mut ticks = tokio::time::interval(EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut connections: HashMap<String, NodeConnection> = HashMap::new();
+        let mut compared: Option<Instant> = None;
+        loop {
+            ticks.tick().await;
+            let mut own_settings = None;
+            match self.keep_owning().await {
+                Ok(settings) => own_settings = Some(settings),
+                Err(error @ Error::Fenced(_)) => {
+                    tracing::error!(node = self.node.name, %error, "stopping");
+                    self.links_stop.cancel();
+                    return;
+                }
+                Err(error) => {
+                    tracing::debug!(node = self.node.name, %error, "the node does not answer");
+                }
+            }
+            let mut settings = Vec::new();
+            if let Some(own) = own_settings {
+                settings.push((self.node.name.clone(), own));
+            }
+            for (origin, progress) in &self.links {
+                match ask(&mut connections, origin, self.flavor).await {
+                    Ok((end, own)) => {
+                        progress.source_at(end, own.0, own.1);
+                        settings.push((origin.name.clone(), own));
+                    }
+                    Err(error) => {
+                        tracing::debug!(origin = origin.name, %error, "the origin does not answer");
+                    }
+                }
+            }
+            let due = compared.is_none_or(|then| then.elapsed() >= AUTO_INCREMENT_EVERY);
+            if due && settings.len() == self.config.nodes.len() {
+                compared = Some(Instant::now());
+                for problem in auto_increment_problems(&settings) {
+                    tracing::warn!("{problem}");
+                }
+            }
+        }
+    }
+
+    /// Keeps the connection that holds the lock alive, or takes the lock again.
+    async fn keep_owning(&mut self) -> Result<(u64, u64)> {
+        let mut connection = match self.owner.take() {
+            Some(connection) => connection,
+            None => {
+                let mut connection = NodeConnection::open(&self.node).await?;
+                own(&mut connection, &self.node.name).await?;
+                connection
+            }
+        };
+        let settings = auto_increment(&mut connection).await?;
+        self.owner = Some(connection);
+        Ok(settings)
+    }
+}
+
+async fn ask(
+    connections: &mut HashMap<String, NodeConnection>,
+    origin: &NodeConfig,
+    flavor: Flavor,
+) -> Result<(crate::position::LogPos, (u64, u64))> {
+    let mut connection = match connections.remove(&origin.name) {
+        Some(connection) => connection,
+        None => NodeConnection::open(origin).await?,
+    };
+    let (_, end) = connection.log_end(flavor).await?;
+    let settings = auto_increment(&mut connection).await?;
+    connections.insert(origin.name.clone(), connection);
+    Ok((end, settings))
+}
+
+async fn auto_increment(connection: &mut NodeConnection) -> Result<(u64, u64)> {
+    connection
+        .first(
+            "SELECT @@GLOBAL.auto_increment_increment, @@GLOBAL.auto_increment_offset",
+            "asking for the auto-increment settings",
+        )
+        .await?
+        .ok_or_else(|| Error::Internal("a SELECT of variables gave no row".to_owned()))
+}
+
+/// What is wrong with the nodes' `auto_increment_increment` and `auto_increment_offset`, each with
+/// the statement that mends it.
+#[must_use]
+pub fn auto_increment_problems(settings: &[(String, (u64, u64))]) -> Vec<String> {
+    let nodes = settings.len() as u64;
+    let mut problems = Vec::new();
+    for (index, (node, (increment, offset))) in settings.iter().enumerate() {
+        let mend = format!(
+            "SET GLOBAL auto_increment_increment = {nodes}, auto_increment_offset = {} at node \
+             {node} (and in its my.cnf), then let clients reconnect",
+            index + 1
+        );
+        if *increment < nodes {
+            problems.push(format!(
+                "node {node}: auto_increment_increment is {increment} with {nodes} nodes: both \
+                 would hand out the same values. {mend}"
+            ));
+        } else if *offset > *increment {
+            problems.push(format!(
+                "node {node}: auto_increment_offset {offset} is above auto_increment_increment \
+                 {increment}, so the server ignores it. {mend}"
+            ));
+        }
+        for (other, (other_increment, other_offset)) in &settings[..index] {
+            if other_increment != increment {
+                problems.push(format!(
+                    "nodes {other} and {node}: auto_increment_increment differs ({other_increment} \
+                     and {increment}), so their values meet sooner or later. {mend}"
+                ));
+            } else if *increment > 0 && other_offset % increment == offset % increment {
+                problems.push(format!(
+                    "nodes {other} and {node}: the same auto_increment_offset {offset}: both hand \
+                     out the same values. {mend}"
+                ));
+            }
+        }
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(settings: &[(u64, u64)]) -> usize {
+        let named: Vec<_> = settings
+            .iter()
+            .enumerate()
+            .map(|(index, pair)| (format!("n{index}"), *pair))
+            .collect();
+        auto_increment_problems(&named).len()
+    }
+
+    #[test]
+    fn residue_classes_must_not_meet() {
+        assert_eq!(problems(&[(2, 1), (2, 2)]), 0);
+        assert_eq!(problems(&[(10, 1), (10, 2)]), 0);
+        assert_eq!(problems(&[(2, 1), (2, 1)]), 1);
+        assert_eq!(problems(&[(1, 1), (1, 1)]), 3);
+        assert_eq!(problems(&[(2, 1), (3, 2)]), 1);
+        assert_eq!(
+            problems(&[(2, 1), (2, 3)]),
+            2,
+            "3 mod 2 is 1, and 3 is above 2"
+        );
+    }
+}

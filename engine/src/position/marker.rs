@@ -1,0 +1,290 @@
+//! The marker row: how far a node has applied an origin, written in the same transaction as what it
+//! describes. It is the truth about positions (INV-ONCE) and the way that loops are recognised
+//! (INV-NO-LOOP): a transaction whose log has a marker row was written by an engine.
+
+use crate::connection::{quote_identifier, quote_string};
+use crate::error::{Error, Result};
+use crate::position::{LogName, LogPos};
+use crate::row::Value;
+
+/// Name of the table within the engine's schema.
+pub const MARKER_TABLE: &str = "marker";
+/// Name of the barrier table within the engine's schema; see [`crate::barrier`].
+pub const BARRIER_TABLE: &str = "barrier";
+
+/// What a marker row says. All positions but `seen` are of the origin's log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Marker {
+    /// Name of the node whose transactions it counts.
+    pub origin: String,
+    /// The origin's `server_id`.
+    pub server_id: u32,
+    /// The origin's `server_uuid`; empty where the server has none (MariaDB).
+    pub server_uuid: String,
+    /// Names of the origin's log files.
+    pub log_name: LogName,
+    /// Everything of the origin in front of this has been applied here.
+    pub position: LogPos,
+    /// GTID of the last transaction applied; empty where it had none.
+    pub gtid: String,
+    /// The origin's effective clock at `position`, microseconds since 1970.
+    pub clock: u64,
+    /// Names of this node's own log files.
+    pub seen_name: LogName,
+    /// How much of this node's own log the origin had applied at `position`.
+    pub seen: LogPos,
+    /// This node's effective clock at `seen`.
+    pub seen_clock: u64,
+    /// End of a DDL statement in the origin's log that is about to be run here.
+    pub intent: Option<LogPos>,
+    /// Rises with every start of an engine; an engine with an older one is stale.
+    pub epoch: u64,
+    /// Origin transactions applied.
+    pub transactions: u64,
+    /// Row changes applied.
+    pub changes: u64,
+}
+
+/// Columns of the table, in their order.
+const COLUMNS: [&str; 15] = [
+    "origin",
+    "server_id",
+    "server_uuid",
+    "log_file",
+    "log_pos",
+    "gtid",
+    "clock",
+    "seen_file",
+    "seen_pos",
+    "seen_clock",
+    "intent_file",
+    "intent_pos",
+    "epoch",
+    "transactions",
+    "changes",
+];
+
+/// Statements that make the engine's schema with its tables, where they are missing.
+#[must_use]
+pub fn create_statements(schema: &str) -> Vec<String> {
+    let schema = quote_identifier(schema);
+    vec![
+        format!("CREATE DATABASE IF NOT EXISTS {schema} DEFAULT CHARACTER SET utf8mb4"),
+        format!(
+            "CREATE TABLE IF NOT EXISTS {schema}.{MARKER_TABLE} (
+                origin VARCHAR(32) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+                server_id INT UNSIGNED NOT NULL,
+                server_uuid VARCHAR(36) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+                log_file VARCHAR(255) NOT NULL,
+                log_pos BIGINT UNSIGNED NOT NULL,
+                gtid VARCHAR(120) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+                clock BIGINT UNSIGNED NOT NULL,
+                seen_file VARCHAR(255) NOT NULL,
+                seen_pos BIGINT UNSIGNED NOT NULL,
+                seen_clock BIGINT UNSIGNED NOT NULL,
+                intent_file VARCHAR(255) NULL,
+                intent_pos BIGINT UNSIGNED NULL,
+                epoch BIGINT UNSIGNED NOT NULL,
+                transactions BIGINT UNSIGNED NOT NULL,
+                changes BIGINT UNSIGNED NOT NULL,
+                PRIMARY KEY (origin)
+            ) ENGINE=InnoDB COMMENT='twinlog: how far each origin has been applied here'"
+        ),
+        format!(
+            "CREATE TABLE IF NOT EXISTS {schema}.{BARRIER_TABLE} (
+                node VARCHAR(32) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+                token BIGINT UNSIGNED NOT NULL,
+                PRIMARY KEY (node)
+            ) ENGINE=InnoDB COMMENT='twinlog: replicated; rises with every twinlog wait'"
+        ),
+    ]
+}
+
+impl Marker {
+    /// Query for the marker of one origin; its row is read by [`Marker::from_row`].
+    #[must_use]
+    pub fn select(schema: &str, origin: &str) -> String {
+        format!(
+            "SELECT {} FROM {}.{MARKER_TABLE} WHERE origin = {}",
+            COLUMNS.join(", "),
+            quote_identifier(schema),
+            quote_string(origin)
+        )
+    }
+
+    /// Statement that writes a marker where there may be none (`init`, `positions set`).
+    #[must_use]
+    pub fn replace(&self, schema: &str) -> String {
+        let assignments = self.assignments();
+        let values: Vec<&str> = assignments
+            .iter()
+            .map(|(_, value)| value.as_str())
+            .collect();
+        let names: Vec<&str> = assignments.iter().map(|(name, _)| *name).collect();
+        format!(
+            "REPLACE INTO {}.{MARKER_TABLE} ({}) VALUES ({})",
+            quote_identifier(schema),
+            names.join(", "),
+            values.join(", ")
+        )
+    }
+
+    /// Statement that moves the marker within an apply transaction. It finds no row when another
+    /// engine has taken the node over (its epoch is higher): the transaction must then be rolled
+    /// back.
+    #[must_use]
+    pub fn update(&self, schema: &str) -> String {
+        let assignments: Vec<String> = self
+            .assignments()
+            .into_iter()
+            .filter(|(name, _)| !matches!(*name, "origin" | "epoch"))
+            .map(|(name, value)| format!("{name} = {value}"))
+            .collect();
+        format!(
+            "UPDATE {}.{MARKER_TABLE} SET {} WHERE origin = {} AND epoch = {}",
+            quote_identifier(schema),
+            assignments.join(", "),
+            quote_string(&self.origin),
+            self.epoch
+        )
+    }
+
+    fn assignments(&self) -> Vec<(&'static str, String)> {
+        let values = [
+            quote_string(&self.origin),
+            self.server_id.to_string(),
+            quote_string(&self.server_uuid),
+            quote_string(&self.log_name.file(self.position.file)),
+            self.position.offset.to_string(),
+            quote_string(&self.gtid),
+            self.clock.to_string(),
+            quote_string(&self.seen_name.file(self.seen.file)),
+            self.seen.offset.to_string(),
+            self.seen_clock.to_string(),
+            self.intent.map_or_else(
+                || "NULL".to_owned(),
+                |intent| quote_string(&self.log_name.file(intent.file)),
+            ),
+            self.intent
+                .map_or_else(|| "NULL".to_owned(), |intent| intent.offset.to_string()),
+            self.epoch.to_string(),
+            self.transactions.to_string(),
+            self.changes.to_string(),
+        ];
+        COLUMNS.into_iter().zip(values).collect()
+    }
+
+    /// Reads a row of [`Marker::select`].
+    ///
+    /// # Errors
+    /// [`Error::Preflight`] where the table is not of this version's form.
+    pub fn from_row(mut row: mysql_async::Row) -> Result<Self> {
+        fn take<T: mysql_async::prelude::FromValue>(
+            row: &mut mysql_async::Row,
+            column: &'static str,
+        ) -> Result<T> {
+            row.take_opt(column)
+                .and_then(|value| value.ok())
+                .ok_or_else(|| wrong_form(column))
+        }
+        let (log_name, file) = split(&take::<String>(&mut row, "log_file")?)?;
+        let (seen_name, seen_file) = split(&take::<String>(&mut row, "seen_file")?)?;
+        let intent_file: Option<String> = take(&mut row, "intent_file")?;
+        let intent_pos: Option<u64> = take(&mut row, "intent_pos")?;
+        let intent = match (intent_file, intent_pos) {
+            (Some(file), Some(offset)) => Some(LogPos::new(split(&file)?.1, offset)),
+            _ => None,
+        };
+        Ok(Self {
+            origin: take(&mut row, "origin")?,
+            server_id: take(&mut row, "server_id")?,
+            server_uuid: take(&mut row, "server_uuid")?,
+            log_name,
+            position: LogPos::new(file, take(&mut row, "log_pos")?),
+            gtid: take(&mut row, "gtid")?,
+            clock: take(&mut row, "clock")?,
+            seen_name,
+            seen: LogPos::new(seen_file, take(&mut row, "seen_pos")?),
+            seen_clock: take(&mut row, "seen_clock")?,
+            intent,
+            epoch: take(&mut row, "epoch")?,
+            transactions: take(&mut row, "transactions")?,
+            changes: take(&mut row, "changes")?,
+        })
+    }
+
+    /// Reads the row image of a marker in a log.
+    ///
+    /// # Errors
+    /// What is wrong with it, as text.
+    pub fn from_image(image: &[Value]) -> Result<Self, String> {
+        let text = |index: usize| -> Result<String, String> {
+            match image.get(index) {
+                Some(Value::Bytes(bytes)) => {
+                    String::from_utf8(bytes.to_vec()).map_err(|_| problem(index))
+                }
+                _ => Err(problem(index)),
+            }
+        };
+        let number = |index: usize| -> Result<u64, String> {
+            match image.get(index) {
+                Some(Value::UInt(number)) => Ok(*number),
+                // Without metadata the log does not say that the column is unsigned.
+                Some(Value::Int(number)) => Ok(number.cast_unsigned()),
+                _ => Err(problem(index)),
+            }
+        };
+        let place = |index: usize| -> Result<(LogName, LogPos), String> {
+            let (name, file) = LogName::split(&text(index)?).ok_or_else(|| problem(index))?;
+            Ok((name, LogPos::new(file, number(index + 1)?)))
+        };
+        if image.len() != COLUMNS.len() {
+            return Err(format!(
+                "the marker row has {} columns instead of {}: another version of twinlog wrote it",
+                image.len(),
+                COLUMNS.len()
+            ));
+        }
+        let (log_name, position) = place(3)?;
+        let (seen_name, seen) = place(7)?;
+        let intent = match image.get(10) {
+            Some(Value::Null) | None => None,
+            Some(_) => Some(place(10)?.1),
+        };
+        Ok(Self {
+            origin: text(0)?,
+            server_id: u32::try_from(number(1)? & 0xFFFF_FFFF).map_err(|_| problem(1))?,
+            server_uuid: text(2)?,
+            log_name,
+            position,
+            gtid: text(5)?,
+            clock: number(6)?,
+            seen_name,
+            seen,
+            seen_clock: number(9)?,
+            intent,
+            epoch: number(12)?,
+            transactions: number(13)?,
+            changes: number(14)?,
+        })
+    }
+}
+
+fn problem(index: usize) -> String {
+    format!(
+        "column {} of a marker row cannot be read; the engine's schema was changed by hand or by \
+         another version",
+        COLUMNS.get(index).copied().unwrap_or("?")
+    )
+}
+
+fn wrong_form(column: &str) -> Error {
+    Error::Preflight(format!(
+        "the engine's table `{MARKER_TABLE}` has no readable column {column}: it is of another \
+         version; run `twinlog init` with this one"
+    ))
+}
+
+fn split(file: &str) -> Result<(LogName, u32)> {
+    LogName::split(file).ok_or_else(|| wrong_form("log_file"))
+}

@@ -1,0 +1,125 @@
+//! Where a link goes on: the marker row against the engine's own store. The marker is believed.
+
+use super::LogPos;
+use super::marker::Marker;
+use super::store::LinkRecord;
+
+/// Where a link goes on and what it knows there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resume {
+    /// First position of the origin's log that is not settled.
+    pub position: LogPos,
+    /// The origin's effective clock there.
+    pub clock: u64,
+    /// How much of the target's own log the origin had applied there.
+    pub seen: LogPos,
+    /// The target's effective clock at `seen`.
+    pub seen_clock: u64,
+    /// How marker and store stood to each other.
+    pub agreement: Agreement,
+}
+
+/// How marker and store stood to each other at a start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Agreement {
+    /// The store was written behind this very marker, and may know of more that needed no write.
+    Same,
+    /// Nothing was kept: a new store, or one that was moved aside.
+    NothingKept,
+    /// The marker is further: the engine stopped between the target's commit and its own store.
+    StoreBehind,
+    /// The store is further: the target lost commits (a restored backup, relaxed durability).
+    TargetWentBack {
+        /// Where the store says that the marker stood.
+        kept: LogPos,
+    },
+}
+
+/// Decides where to go on.
+///
+/// The store's `settled` is used only when the marker stands exactly where it stood when the store
+/// was written; else the marker alone counts, so that a stale, lost or lying store can only cost
+/// reading again (INV-ONCE).
+#[must_use]
+pub fn reconcile(marker: &Marker, kept: Option<&LinkRecord>) -> Resume {
+    let by_marker = |agreement| Resume {
+        position: marker.position,
+        clock: marker.clock,
+        seen: marker.seen,
+        seen_clock: marker.seen_clock,
+        agreement,
+    };
+    match kept {
+        None => by_marker(Agreement::NothingKept),
+        Some(kept) if kept.marker < marker.position => by_marker(Agreement::StoreBehind),
+        Some(kept) if kept.marker > marker.position => {
+            by_marker(Agreement::TargetWentBack { kept: kept.marker })
+        }
+        Some(kept) if kept.settled >= marker.position && kept.seen >= marker.seen => Resume {
+            position: kept.settled,
+            clock: kept.clock,
+            seen: kept.seen,
+            seen_clock: kept.seen_clock,
+            agreement: Agreement::Same,
+        },
+        Some(_) => by_marker(Agreement::Same),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::LogName;
+
+    fn marker(offset: u64) -> Marker {
+        let (name, _) = LogName::split("bin.000001").unwrap();
+        Marker {
+            origin: "a".into(),
+            server_id: 1,
+            server_uuid: String::new(),
+            log_name: name.clone(),
+            position: LogPos::new(1, offset),
+            gtid: String::new(),
+            clock: 10,
+            seen_name: name,
+            seen: LogPos::new(9, 9),
+            seen_clock: 8,
+            intent: None,
+            epoch: 1,
+            transactions: 0,
+            changes: 0,
+        }
+    }
+
+    fn kept(marker: u64, settled: u64) -> LinkRecord {
+        LinkRecord {
+            marker: LogPos::new(1, marker),
+            settled: LogPos::new(1, settled),
+            clock: 20,
+            seen: LogPos::new(9, 10),
+            seen_clock: 18,
+        }
+    }
+
+    #[test]
+    fn the_marker_is_believed() {
+        let resume = reconcile(&marker(100), Some(&kept(100, 500)));
+        assert_eq!(resume.position, LogPos::new(1, 500));
+        assert_eq!((resume.clock, resume.seen_clock), (20, 18));
+
+        let resume = reconcile(&marker(100), Some(&kept(90, 500)));
+        assert_eq!(resume.position, LogPos::new(1, 100));
+        assert_eq!(resume.agreement, Agreement::StoreBehind);
+
+        let resume = reconcile(&marker(100), Some(&kept(200, 500)));
+        assert_eq!(resume.position, LogPos::new(1, 100));
+        assert!(matches!(resume.agreement, Agreement::TargetWentBack { .. }));
+
+        assert_eq!(reconcile(&marker(100), None).position, LogPos::new(1, 100));
+        assert_eq!(
+            reconcile(&marker(100), Some(&kept(100, 50))).position,
+            LogPos::new(1, 100),
+            "a store that is behind itself is not believed"
+        );
+    }
+}

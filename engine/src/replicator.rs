@@ -1,0 +1,296 @@
+//! Wires the stages of one node's engine. No logic of its own.
+//!
+//! The way through: [`crate::source`] -> [`crate::decode`] -> [`crate::assemble`] ->
+//! [`crate::origin`] (together: [`crate::log_reader`]) -> [`crate::group`] -> [`crate::apply`] ->
+//! [`crate::position`]. One engine has one tailer of its own node's log and one link for each other
+//! node.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, NodeConfig};
+use crate::conflict::window::Window;
+use crate::connection::{Identity, NodeConnection};
+use crate::error::{Error, Result};
+use crate::link::{Link, read_marker};
+use crate::log_reader::Start;
+use crate::monitor;
+use crate::position::marker::{MARKER_TABLE, Marker};
+use crate::position::reconcile::reconcile;
+use crate::position::store::{Opened, Store};
+use crate::schema::SchemaCatalog;
+use crate::status::{self, EngineStatus, LinkProgress, TailProgress};
+use crate::tailer::Tailer;
+
+/// Starts engines.
+#[derive(Debug)]
+pub struct Engine;
+
+/// A running engine. Dropping it stops it at once; [`EngineHandle::shutdown`] stops it cleanly.
+pub struct EngineHandle {
+    node: String,
+    stop: CancellationToken,
+    now: CancellationToken,
+    links: Vec<JoinHandle<()>>,
+    background: Vec<JoinHandle<()>>,
+    status: status::StatusReader,
+    timeout: std::time::Duration,
+}
+
+impl Engine {
+    /// Starts the engine that runs alongside `node`. Returns once it owns the node; links connect
+    /// by themselves and keep trying.
+    ///
+    /// # Errors
+    /// [`Error::Connection`] when the node itself cannot be reached, [`Error::Preflight`] when it
+    /// was not set up, [`Error::Fenced`] when another engine runs for it, [`Error::Store`],
+    /// [`Error::Config`].
+    pub async fn start(config: Arc<Config>, node: &str) -> Result<EngineHandle> {
+        let target = config.node(node)?.clone();
+        let folder = config.engine.data_dir.join(&target.name);
+        let (store, opened) = Store::open(&folder)?;
+        if let Opened::MovedAside(aside, problem) = opened {
+            tracing::warn!(
+                node,
+                problem,
+                moved_to = %aside.display(),
+                "the position store could not be read and was moved aside; positions come from the \
+                 marker rows"
+            );
+        }
+        let store = Arc::new(store);
+        let mut owner = NodeConnection::open(&target).await?;
+        let identity = owner.identity().await?;
+        monitor::own(&mut owner, node).await?;
+        let mut markers = Vec::new();
+        for origin in config
+            .nodes
+            .iter()
+            .filter(|other| other.name != target.name)
+        {
+            let marker = claim_epoch(&mut owner, &config.engine.schema, &origin.name).await?;
+            markers.push((origin.clone(), marker));
+        }
+        let stop = CancellationToken::new();
+        let now = CancellationToken::new();
+        let catalog = Arc::new(SchemaCatalog::new(target.clone()));
+        let tail = Arc::new(TailProgress::default());
+        let start = tailer_start(&markers, &store, &identity)?;
+        let window = Arc::new(Window::new(start.position));
+        let mut link_tasks = Vec::new();
+        let mut background = Vec::new();
+        let mut links = Vec::new();
+        for (origin, marker) in &markers {
+            let progress = Arc::new(LinkProgress::new(&origin.name, &target.name));
+            links.push((origin.clone(), Arc::clone(&progress)));
+            let link = Link {
+                config: Arc::clone(&config),
+                origin: origin.clone(),
+                target: target.clone(),
+                target_identity: identity.clone(),
+                window: Arc::clone(&window),
+                catalog: Arc::clone(&catalog),
+                store: Arc::clone(&store),
+                progress,
+                tail: Arc::clone(&tail),
+                epoch: marker.epoch,
+                stop: stop.clone(),
+            };
+            link_tasks.push(spawn(&now, link.supervise()));
+        }
+        let tailer = Tailer {
+            config: Arc::clone(&config),
+            node: target.clone(),
+            identity: identity.clone(),
+            peer: peer_of(&markers, &identity)?,
+            window: Arc::clone(&window),
+            catalog,
+            progress: Arc::clone(&tail),
+            // The links may still be finishing what they have in hand, and need it for that.
+            stop: now.clone(),
+        };
+        background.push(spawn(&now, tailer.run(start)));
+        let watch = monitor::Monitor {
+            config: Arc::clone(&config),
+            links: links.clone(),
+            owner: Some(owner),
+            node: target.clone(),
+            flavor: identity.flavor,
+            links_stop: stop.clone(),
+        };
+        background.push(spawn(&now, watch.run()));
+        let status = status_reader(&config, &identity, window, tail, links);
+        if let Some(address) = target.listen {
+            let bound = status::serve(address, Arc::clone(&status), now.clone()).await;
+            match bound {
+                Ok(address) => tracing::info!(node, %address, "status at http://{address}/status"),
+                Err(error) => {
+                    now.cancel();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(EngineHandle {
+            node: target.name.clone(),
+            stop,
+            now,
+            links: link_tasks,
+            background,
+            status,
+            timeout: config.engine.shutdown_timeout,
+        })
+    }
+}
+
+impl EngineHandle {
+    /// Name of the node that the engine runs alongside.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// How it stands now.
+    #[must_use]
+    pub fn status(&self) -> EngineStatus {
+        (self.status)()
+    }
+
+    /// Stops cleanly: the group in hand is committed or rolled back, positions are written out.
+    /// After `shutdown_timeout` whatever is left is ended; that loses nothing either, it only has
+    /// to be applied again.
+    pub async fn shutdown(mut self) {
+        self.stop.cancel();
+        let links = std::mem::take(&mut self.links);
+        let finished = async {
+            for task in links {
+                let _ = task.await;
+            }
+        };
+        if tokio::time::timeout(self.timeout, finished).await.is_err() {
+            tracing::warn!(
+                node = self.node,
+                "did not stop in time; what was in hand is rolled back by the server"
+            );
+        }
+        // The tailer, the lock on the node and the status page are needed to the end.
+        self.now.cancel();
+        for task in std::mem::take(&mut self.background) {
+            let _ = task.await;
+        }
+    }
+}
+
+impl Drop for EngineHandle {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.now.cancel();
+        for task in self.links.iter().chain(&self.background) {
+            task.abort();
+        }
+    }
+}
+
+impl std::fmt::Debug for EngineHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EngineHandle")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Runs a task that `now` ends at once.
+fn spawn(
+    now: &CancellationToken,
+    task: impl Future<Output = ()> + Send + 'static,
+) -> JoinHandle<()> {
+    let now = now.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = now.cancelled() => {}
+            () = task => {}
+        }
+    })
+}
+
+/// Raises the epoch of a marker, so that an engine started before is fenced at its next apply.
+async fn claim_epoch(owner: &mut NodeConnection, schema: &str, origin: &str) -> Result<Marker> {
+    read_marker(owner, schema, origin).await?;
+    let sql = format!(
+        "UPDATE {}.{MARKER_TABLE} SET epoch = epoch + 1 WHERE origin = {}",
+        crate::connection::quote_identifier(schema),
+        crate::connection::quote_string(origin)
+    );
+    owner.execute(sql, "raising the epoch").await?;
+    read_marker(owner, schema, origin).await
+}
+
+/// The tailer begins where some peer may not yet have seen our log.
+fn tailer_start(
+    markers: &[(NodeConfig, Marker)],
+    store: &Store,
+    identity: &Identity,
+) -> Result<Start> {
+    let mut start: Option<Start> = None;
+    for (origin, marker) in markers {
+        if !marker.seen_name.same_log(&identity.log_name) {
+            return Err(Error::LogLost {
+                node: identity.node.to_string(),
+                problem: format!(
+                    "the log is called {} now and was {} when the link was set up; set the \
+                     positions anew with `twinlog positions set`",
+                    identity.log_name.file(1),
+                    marker.seen_name.file(marker.seen.file)
+                ),
+            });
+        }
+        let resume = reconcile(marker, store.link(&origin.name)?.as_ref());
+        let this = Start::at(resume.seen, resume.seen_clock);
+        if start.is_none_or(|earliest| this.position < earliest.position) {
+            start = Some(this);
+        }
+    }
+    start.ok_or_else(|| Error::Config("there is no other node".to_owned()))
+}
+
+/// The other node as its marker tells; it need not be reachable yet.
+fn peer_of(markers: &[(NodeConfig, Marker)], own: &Identity) -> Result<Identity> {
+    let (origin, marker) = markers
+        .first()
+        .ok_or_else(|| Error::Config("there is no other node".to_owned()))?;
+    Ok(Identity {
+        node: origin.name.as_str().into(),
+        flavor: own.flavor,
+        version: String::new(),
+        server_id: marker.server_id,
+        uuid: crate::gtid::parse_uuid(&marker.server_uuid),
+        log_name: marker.log_name.clone(),
+    })
+}
+
+fn status_reader(
+    config: &Config,
+    identity: &Identity,
+    window: Arc<Window>,
+    tail: Arc<TailProgress>,
+    links: Vec<(NodeConfig, Arc<LinkProgress>)>,
+) -> status::StatusReader {
+    let started = Instant::now();
+    let digest = config.digest();
+    let identity = identity.clone();
+    Arc::new(move || EngineStatus {
+        node: identity.node.to_string(),
+        twinlog_version: env!("CARGO_PKG_VERSION").to_owned(),
+        config_digest: digest.clone(),
+        flavor: identity.flavor,
+        server_version: identity.version.clone(),
+        uptime_seconds: started.elapsed().as_secs(),
+        tailer: tail.status(identity.log_name.show(window.read_position()), window.len()),
+        links: links
+            .iter()
+            .map(|(_, progress)| progress.status())
+            .collect(),
+    })
+}

@@ -1,0 +1,243 @@
+//! The tables of one node as far as they were asked for: read once each, dropped when DDL shows in
+//! the log.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{ColumnSchema, TableSchema, UniqueKey};
+use crate::config::NodeConfig;
+use crate::connection::{NodeConnection, quote_string};
+use crate::error::{Error, Result};
+
+type Tables = HashMap<(Box<str>, Box<str>), Arc<TableSchema>>;
+
+/// Table schemas of one node, with a connection of their own to read them.
+#[derive(Debug)]
+pub struct SchemaCatalog {
+    node: NodeConfig,
+    connection: tokio::sync::Mutex<Option<NodeConnection>>,
+    tables: Mutex<(u64, Tables)>,
+}
+
+impl SchemaCatalog {
+    /// An empty catalog of `node`.
+    #[must_use]
+    pub fn new(node: NodeConfig) -> Self {
+        Self {
+            node,
+            connection: tokio::sync::Mutex::new(None),
+            tables: Mutex::default(),
+        }
+    }
+
+    /// A table as it is now, or as it was when it was last read; `None` where there is none.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn table(&self, database: &str, table: &str) -> Result<Option<Arc<TableSchema>>> {
+        let key = (Box::from(database), Box::from(table));
+        let generation = {
+            let tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(schema) = tables.1.get(&key) {
+                return Ok(Some(Arc::clone(schema)));
+            }
+            tables.0
+        };
+        let mut slot = self.connection.lock().await;
+        let mut connection = match slot.take() {
+            Some(connection) => connection,
+            None => NodeConnection::open(&self.node).await?,
+        };
+        // A connection that failed is not put back: the next call opens another.
+        let schema = read_table(&mut connection, database, table).await?;
+        *slot = Some(connection);
+        drop(slot);
+        let Some(schema) = schema.map(Arc::new) else {
+            return Ok(None);
+        };
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        // DDL that came in between may have made this stale: give it, do not keep it.
+        if tables.0 == generation {
+            tables.1.insert(key, Arc::clone(&schema));
+        }
+        Ok(Some(schema))
+    }
+
+    /// Forgets everything, after DDL.
+    pub fn forget(&self) {
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        tables.0 += 1;
+        tables.1.clear();
+    }
+
+    /// Rises whenever something was forgotten; what was derived from an older one is stale.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+async fn read_table(
+    connection: &mut NodeConnection,
+    database: &str,
+    table: &str,
+) -> Result<Option<TableSchema>> {
+    let context = format!("reading the schema of {database}.{table}");
+    let of_table = format!(
+        "TABLE_SCHEMA = {} AND TABLE_NAME = {}",
+        quote_string(database),
+        quote_string(table)
+    );
+    let Some(engine) = connection
+        .first::<Option<String>>(
+            &format!(
+                "SELECT ENGINE FROM information_schema.TABLES WHERE {of_table} AND TABLE_TYPE LIKE 'BASE TABLE'"
+            ),
+            &context,
+        )
+        .await?
+    else {
+        return Ok(None);
+    };
+    let columns = connection
+        .all::<mysql_async::Row>(
+            &format!(
+                "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, IS_NULLABLE, CHARACTER_SET_NAME, \
+                 COLLATION_NAME, EXTRA FROM information_schema.COLUMNS WHERE {of_table} \
+                 ORDER BY ORDINAL_POSITION"
+            ),
+            &context,
+        )
+        .await?
+        .into_iter()
+        .map(|row| column(row).ok_or_else(|| unreadable(database, table)))
+        .collect::<Result<Vec<_>>>()?;
+    let statistics = connection
+        .all::<mysql_async::Row>(
+            &format!(
+                "SELECT INDEX_NAME, COLUMN_NAME, SUB_PART FROM information_schema.STATISTICS \
+                 WHERE {of_table} AND NON_UNIQUE = 0 ORDER BY INDEX_NAME, SEQ_IN_INDEX"
+            ),
+            &context,
+        )
+        .await?;
+    let mut schema = TableSchema {
+        database: database.to_owned(),
+        name: table.to_owned(),
+        engine: engine.unwrap_or_default(),
+        columns,
+        row_key: Vec::new(),
+        unique_keys: Vec::new(),
+        has_opaque_unique_key: false,
+        foreign_keys: false,
+        triggers: false,
+    };
+    keys(&mut schema, statistics);
+    let foreign_keys: Option<u64> = connection
+        .first(
+            &format!(
+                "SELECT COUNT(*) FROM information_schema.REFERENTIAL_CONSTRAINTS WHERE \
+                 (CONSTRAINT_SCHEMA = {db} AND TABLE_NAME = {name}) OR \
+                 (UNIQUE_CONSTRAINT_SCHEMA = {db} AND REFERENCED_TABLE_NAME = {name})",
+                db = quote_string(database),
+                name = quote_string(table)
+            ),
+            &context,
+        )
+        .await?;
+    schema.foreign_keys = foreign_keys.unwrap_or(0) > 0;
+    let triggers: Option<u64> = connection
+        .first(
+            &format!(
+                "SELECT COUNT(*) FROM information_schema.TRIGGERS WHERE EVENT_OBJECT_SCHEMA = {} \
+                 AND EVENT_OBJECT_TABLE = {}",
+                quote_string(database),
+                quote_string(table)
+            ),
+            &context,
+        )
+        .await?;
+    schema.triggers = triggers.unwrap_or(0) > 0;
+    Ok(Some(schema))
+}
+
+fn unreadable(database: &str, table: &str) -> Error {
+    Error::Schema {
+        table: format!("{database}.{table}"),
+        problem: "information_schema gave a row that cannot be read".to_owned(),
+    }
+}
+
+fn column(row: mysql_async::Row) -> Option<ColumnSchema> {
+    let text = |index: usize| -> Option<String> { row.get_opt::<String, _>(index)?.ok() };
+    let optional = |index: usize| -> Option<String> {
+        row.get_opt::<Option<String>, _>(index)
+            .and_then(|value| value.ok())
+            .flatten()
+    };
+    let column_type = text(2)?;
+    let extra = optional(6).unwrap_or_default().to_ascii_lowercase();
+    Some(ColumnSchema {
+        name: text(0)?,
+        data_type: text(1)?.to_ascii_lowercase(),
+        unsigned: column_type.to_ascii_lowercase().contains("unsigned"),
+        column_type,
+        nullable: text(3)?.eq_ignore_ascii_case("yes"),
+        charset: optional(4),
+        collation: optional(5),
+        // MySQL says DEFAULT_GENERATED of a column with an expression as its default; it is stored
+        // like any other.
+        generated: extra.contains("virtual generated")
+            || extra.contains("stored generated")
+            || extra.contains("persistent generated"),
+        auto_increment: extra.contains("auto_increment"),
+    })
+}
+
+fn keys(schema: &mut TableSchema, statistics: Vec<mysql_async::Row>) {
+    let mut indexes: Vec<UniqueKey> = Vec::new();
+    // An index over an expression or a prefix cannot be compared by column values.
+    let mut unusable: Vec<String> = Vec::new();
+    for row in statistics {
+        let Some(name) = row.get_opt::<String, _>(0).and_then(|value| value.ok()) else {
+            continue;
+        };
+        let column = row
+            .get_opt::<Option<String>, _>(1)
+            .and_then(|value| value.ok())
+            .flatten()
+            .and_then(|column| schema.column(&column));
+        let prefix = row
+            .get_opt::<Option<u64>, _>(2)
+            .and_then(|value| value.ok())
+            .flatten();
+        if indexes.last().is_none_or(|index| index.name != name) {
+            indexes.push(UniqueKey {
+                name: name.clone(),
+                columns: Vec::new(),
+            });
+        }
+        match (column, prefix, indexes.last_mut()) {
+            (Some(column), None, Some(index)) => index.columns.push(column),
+            _ => unusable.push(name),
+        }
+    }
+    schema.has_opaque_unique_key = indexes
+        .iter()
+        .any(|index| unusable.contains(&index.name) && index.name != "PRIMARY");
+    indexes.retain(|index| !unusable.contains(&index.name));
+    let names_rows = |index: &UniqueKey| {
+        index
+            .columns
+            .iter()
+            .all(|column| !schema.columns[*column].nullable)
+    };
+    let row_key = indexes
+        .iter()
+        .position(|index| index.name == "PRIMARY")
+        .or_else(|| indexes.iter().position(names_rows));
+    if let Some(position) = row_key {
+        schema.row_key = indexes.remove(position).columns;
+    }
+    schema.unique_keys = indexes;
+}

@@ -1,0 +1,229 @@
+//! The binlog stream of one server.
+//!
+//! Contract: [`Source::next`] gives every event of the log exactly once, in the log's order,
+//! beginning at the position that was asked for, each with the position behind it. Checksums are
+//! verified. A broken connection is an error; whoever reads opens a new source at the last
+//! transaction boundary, so nothing is read twice or skipped within one source. Dropping a source
+//! ends its connection; a pending `next` may be dropped at any time without losing an event only if
+//! the source is dropped with it.
+
+mod checksum;
+mod request;
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{FutureExt, StreamExt};
+use mysql_async::BinlogStream;
+
+use crate::config::NodeConfig;
+use crate::connection::Identity;
+use crate::decode::Decoder;
+use crate::decode::event::{Event, EventHeader};
+use crate::error::{Error, Result};
+use crate::position::{LogName, LogPos};
+
+/// How many heartbeats may be missing before the connection counts as dead.
+const MISSED_HEARTBEATS: u32 = 5;
+/// Added to that, so that very short heartbeats do not cut a loaded server off.
+const SILENCE_GRACE: Duration = Duration::from_secs(5);
+
+/// An event with its place in the log.
+#[derive(Debug)]
+pub struct Placed {
+    /// Position in front of the event.
+    pub start: LogPos,
+    /// Position behind the event.
+    pub end: LogPos,
+    /// Its header.
+    pub header: EventHeader,
+    /// What it says.
+    pub event: Event,
+}
+
+/// A running binlog stream.
+pub struct Source {
+    stream: BinlogStream,
+    decoder: Decoder,
+    node: Arc<str>,
+    log_name: LogName,
+    position: LogPos,
+    silence: Duration,
+    /// Headers of a compressed transaction's inner events, which the driver gives once more behind
+    /// it: they are passed over, each compared first.
+    repeats: std::collections::VecDeque<EventHeader>,
+}
+
+impl Source {
+    /// Opens the stream of `node` at `start`, which must be a transaction boundary.
+    ///
+    /// # Errors
+    /// [`Error::Connection`] and [`Error::Server`] as the server answers.
+    pub async fn open(
+        node: &NodeConfig,
+        identity: &Identity,
+        start: LogPos,
+        heartbeat: Duration,
+        decoder: Decoder,
+    ) -> Result<Self> {
+        let stream = request::open(node, identity, start, heartbeat).await?;
+        Ok(Self {
+            stream,
+            decoder,
+            node: node.name.as_str().into(),
+            log_name: identity.log_name.clone(),
+            position: start,
+            silence: heartbeat * MISSED_HEARTBEATS + SILENCE_GRACE,
+            repeats: std::collections::VecDeque::new(),
+        })
+    }
+
+    /// Position behind the last event.
+    #[must_use]
+    pub fn position(&self) -> LogPos {
+        self.position
+    }
+
+    /// What the log's files are called.
+    #[must_use]
+    pub fn log_name(&self) -> &LogName {
+        &self.log_name
+    }
+
+    /// The next event.
+    ///
+    /// # Errors
+    /// [`Error::Connection`] when the server is gone or silent for too long, [`Error::LogLost`] when
+    /// it no longer has the log, [`Error::Binlog`] when the bytes are wrong.
+    pub async fn next(&mut self) -> Result<Placed> {
+        loop {
+            // The driver's parser can panic on malformed input; that must stop the link with a
+            // message and nothing more.
+            let polled = AssertUnwindSafe(self.stream.next()).catch_unwind();
+            let event = match tokio::time::timeout(self.silence, polled).await {
+                Err(_) => {
+                    return Err(Error::Connection {
+                        node: self.node.to_string(),
+                        message: format!(
+                            "binlog stream silent for {} s, not even a heartbeat",
+                            self.silence.as_secs()
+                        ),
+                    });
+                }
+                Ok(Err(_)) => return Err(self.malformed("the event's header or body is malformed")),
+                Ok(Ok(None)) => {
+                    return Err(Error::Connection {
+                        node: self.node.to_string(),
+                        message: "the server ended the binlog stream".to_owned(),
+                    });
+                }
+                Ok(Ok(Some(Err(error)))) => return Err(self.stream_error(error)),
+                Ok(Ok(Some(Ok(event)))) => event,
+            };
+            let header = request::header_of(&event);
+            if let Some(expected) = self.repeats.pop_front() {
+                if header != expected {
+                    return Err(self.malformed(
+                        "a compressed transaction did not unpack to the same events twice",
+                    ));
+                }
+                continue;
+            }
+            checksum::verify(&event).map_err(|problem| self.malformed(&problem))?;
+            let decoded = self
+                .decoder
+                .decode(&header, event.data())
+                .map_err(|error| self.malformed(&error.to_string()))?;
+            return self.place(header, decoded);
+        }
+    }
+
+    fn place(&mut self, header: EventHeader, event: Event) -> Result<Placed> {
+        let start = self.position;
+        match &event {
+            Event::Rotate { file, offset } => {
+                let (name, number) = LogName::split(file)
+                    .ok_or_else(|| self.malformed(&format!("rotation to {file:?}")))?;
+                if !name.same_log(&self.log_name) {
+                    return Err(Error::LogLost {
+                        node: self.node.to_string(),
+                        problem: format!(
+                            "the log goes on in {file}, which is not called as before; if log_bin \
+                             was renamed, wait until both nodes agree, then set the new position \
+                             with `twinlog positions set`"
+                        ),
+                    });
+                }
+                let position = LogPos::new(number, *offset);
+                if position < self.position && number < self.position.file {
+                    return Err(Error::LogLost {
+                        node: self.node.to_string(),
+                        problem: format!(
+                            "the log goes back to {file} though {} was read; it was reset or \
+                             restored: compare the nodes, then use `twinlog positions set`",
+                            self.log_name.show(self.position)
+                        ),
+                    });
+                }
+                self.log_name = name;
+                self.position = position;
+            }
+            Event::Payload(inner) => {
+                self.repeats = inner.iter().map(|(header, _)| *header).collect();
+                self.position = self.position.advanced_to(header.end_log_pos);
+            }
+            // A heartbeat names the last position sent, which may lie behind events that the
+            // server's own filter left out; nothing of ours is skipped by not following it.
+            Event::Heartbeat => {}
+            _ => self.position = self.position.advanced_to(header.end_log_pos),
+        }
+        Ok(Placed {
+            start,
+            end: self.position,
+            header,
+            event,
+        })
+    }
+
+    fn malformed(&self, problem: &str) -> Error {
+        Error::Binlog {
+            node: self.node.to_string(),
+            position: self.log_name.show(self.position),
+            problem: problem.to_owned(),
+        }
+    }
+
+    fn stream_error(&self, error: mysql_async::Error) -> Error {
+        match error {
+            // ER_MASTER_FATAL_ERROR_READING_BINLOG: purged, out of range, or damaged at the source.
+            mysql_async::Error::Server(server) if server.code == 1236 => Error::LogLost {
+                node: self.node.to_string(),
+                problem: format!(
+                    "the server cannot send its log from {}: {}. If the file was purged, restore \
+                     agreement between the nodes (copy one to the other), then go on from the \
+                     present with `twinlog positions set`",
+                    self.log_name.show(self.position),
+                    server.message
+                ),
+            },
+            mysql_async::Error::Io(mysql_async::IoError::Io(io))
+                if io.kind() == std::io::ErrorKind::Other
+                    || io.kind() == std::io::ErrorKind::InvalidData
+                    || io.kind() == std::io::ErrorKind::InvalidInput =>
+            {
+                self.malformed(&io.to_string())
+            }
+            other => Error::from_driver(&self.node, "reading the binlog", other),
+        }
+    }
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Source")
+            .field("node", &self.node)
+            .field("position", &self.position)
+            .finish_non_exhaustive()
+    }
+}

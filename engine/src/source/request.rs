@@ -1,0 +1,64 @@
+//! Asking a server for its binlog.
+
+use std::time::Duration;
+
+use mysql_async::binlog::events::Event as DriverEvent;
+use mysql_async::{BinlogStream, BinlogStreamRequest};
+use rand::RngExt as _;
+
+use crate::config::NodeConfig;
+use crate::connection::{Identity, NodeConnection};
+use crate::decode::event::{EventHeader, Flavor};
+use crate::error::{Error, Result};
+use crate::position::LogPos;
+
+/// Registers as a replica and starts the stream.
+pub(super) async fn open(
+    node: &NodeConfig,
+    identity: &Identity,
+    start: LogPos,
+    heartbeat: Duration,
+) -> Result<BinlogStream> {
+    let mut connection = NodeConnection::open(node).await?;
+    let context = "preparing the binlog stream";
+    let nanoseconds = heartbeat.as_nanos();
+    connection
+        .execute(
+            format!(
+                "SET @master_heartbeat_period = {nanoseconds}, \
+                 @source_heartbeat_period = {nanoseconds}"
+            ),
+            context,
+        )
+        .await?;
+    if identity.flavor == Flavor::MariaDb {
+        // Without it the server sends stand-ins for its own event types and no GTIDs.
+        connection
+            .execute("SET @mariadb_slave_capability = 4", context)
+            .await?;
+    }
+    // A server ends the stream of another replica that comes with the same server_id, so each
+    // stream takes one of its own, far from those that people give.
+    let server_id = rand::rng().random_range(0xF000_0000_u32..=0xFFFF_FFFE);
+    let file = identity.log_name.file(start.file);
+    let request = BinlogStreamRequest::new(server_id)
+        .with_filename(file.as_bytes())
+        .with_pos(start.offset);
+    connection
+        .into_driver()
+        .get_binlog_stream(request)
+        .await
+        .map_err(|error| Error::from_driver(&node.name, "opening the binlog stream", error))
+}
+
+/// The parts of a driver event's header that we act on.
+pub(super) fn header_of(event: &DriverEvent) -> EventHeader {
+    let header = event.header();
+    EventHeader {
+        timestamp: header.timestamp(),
+        event_type: header.event_type_raw(),
+        server_id: header.server_id(),
+        end_log_pos: header.log_pos(),
+        flags: header.flags_raw(),
+    }
+}

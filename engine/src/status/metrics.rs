@@ -1,0 +1,111 @@
+//! The status as OpenMetrics text, for Prometheus.
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use std::sync::atomic::AtomicU64;
+
+use super::{EngineStatus, State};
+
+type Labels = Vec<(&'static str, String)>;
+type FloatGauge = Gauge<f64, AtomicU64>;
+
+/// Renders the metrics. Counters are given as gauges, since they are copied from the status and not
+/// counted here; their names end in `_total` all the same.
+pub(super) fn render(status: &EngineStatus) -> Result<String, std::fmt::Error> {
+    let mut registry = Registry::with_prefix("twinlog");
+    let mut add = |name: &str, help: &str, values: Vec<(Labels, f64)>| {
+        let family = Family::<Labels, FloatGauge>::default();
+        for (labels, value) in values {
+            family.get_or_create(&labels).set(value);
+        }
+        registry.register(name, help, family);
+    };
+    let links = |value: &dyn Fn(&super::LinkStatus) -> f64| -> Vec<(Labels, f64)> {
+        status
+            .links
+            .iter()
+            .map(|link| {
+                (
+                    vec![
+                        ("origin", link.origin.clone()),
+                        ("target", link.target.clone()),
+                    ],
+                    value(link),
+                )
+            })
+            .collect()
+    };
+    let node = || vec![("node", status.node.clone())];
+    add(
+        "window_keys",
+        "Keys written locally that the peer has not yet been seen to have",
+        vec![(node(), status.tailer.window_keys as f64)],
+    );
+    add(
+        "uptime_seconds",
+        "Seconds since the engine started",
+        vec![(node(), status.uptime_seconds as f64)],
+    );
+    add(
+        "link_halted",
+        "1 when the link needs a person",
+        links(&|link| f64::from(link.state == State::Halted)),
+    );
+    add(
+        "link_running",
+        "1 while the link reads and applies",
+        links(&|link| f64::from(matches!(link.state, State::Streaming | State::CatchingUp))),
+    );
+    add(
+        "lag_seconds",
+        "Age of the last applied transaction while the link is behind",
+        links(&|link| link.lag_seconds),
+    );
+    add(
+        "lag_transactions",
+        "Transactions received and not yet applied",
+        links(&|link| link.lag_transactions as f64),
+    );
+    for (name, help, value) in [
+        (
+            "applied_transactions_total",
+            "Origin transactions applied",
+            (|link| link.applied_transactions) as fn(&super::LinkStatus) -> u64,
+        ),
+        ("applied_rows_total", "Row changes applied", |link| {
+            link.applied_rows
+        }),
+        ("commits_total", "Commits at the target", |link| {
+            link.commits
+        }),
+        ("ddl_statements_total", "DDL statements run", |link| {
+            link.ddl_statements
+        }),
+        (
+            "loops_prevented_total",
+            "Transactions of an engine that were not sent back",
+            |link| link.loops_prevented,
+        ),
+        (
+            "returned_total",
+            "Changes that came back by another way than an engine",
+            |link| link.returned,
+        ),
+        ("left_out_total", "Transactions left out by rule", |link| {
+            link.left_out
+        }),
+        (
+            "auto_increment_strays_total",
+            "AUTO_INCREMENT values outside their origin's class",
+            |link| link.auto_increment_strays,
+        ),
+        ("retries_total", "Attempts repeated", |link| link.retries),
+    ] {
+        add(name, help, links(&|link| value(link) as f64));
+    }
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}

@@ -1,0 +1,128 @@
+//! What an engine tells about itself: as values, over HTTP, as metrics.
+
+mod http;
+mod metrics;
+mod progress;
+
+pub use http::{StatusReader, serve};
+pub use progress::{LinkProgress, TailProgress};
+
+use serde::{Deserialize, Serialize};
+
+use crate::decode::event::Flavor;
+
+/// What a link or tailer is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// Opening connections, reading the marker, finding the place.
+    Connecting,
+    /// Running, with transactions of the source still to be applied.
+    CatchingUp,
+    /// Running, and everything that the source has is applied.
+    Streaming,
+    /// Something passed wrong that passes by itself; waiting for the next attempt.
+    Retrying,
+    /// Stopped until a person acts; `last_error` says what to do.
+    Halted,
+    /// Stopped because the engine stops.
+    Stopped,
+}
+
+impl std::fmt::Display for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            State::Connecting => "connecting",
+            State::CatchingUp => "catching up",
+            State::Streaming => "streaming",
+            State::Retrying => "retrying",
+            State::Halted => "HALTED",
+            State::Stopped => "stopped",
+        })
+    }
+}
+
+/// One engine, at one moment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EngineStatus {
+    /// Name of the node that it runs alongside.
+    pub node: String,
+    /// twinlog's version.
+    pub twinlog_version: String,
+    /// Digest of what all engines of a cluster must agree on.
+    pub config_digest: String,
+    /// The server's dialect.
+    pub flavor: Flavor,
+    /// The server's version.
+    pub server_version: String,
+    /// Seconds since the engine started.
+    pub uptime_seconds: u64,
+    /// The tailer of the node's own log.
+    pub tailer: TailerStatus,
+    /// The links that end here, one for each other node.
+    pub links: Vec<LinkStatus>,
+}
+
+/// The tailer of a node's own log, at one moment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TailerStatus {
+    /// What it is doing.
+    pub state: State,
+    /// How far it has read, `file:offset`.
+    pub position: String,
+    /// Keys written locally that the peer has not yet been seen to have.
+    pub window_keys: usize,
+    /// Transactions of local clients read.
+    pub local_transactions: u64,
+    /// Why it is not running, or last was not.
+    pub last_error: Option<String>,
+}
+
+/// One link, at one moment. Positions are of the origin's log, `file:offset`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// The node whose transactions it carries.
+    pub origin: String,
+    /// The node where they are applied.
+    pub target: String,
+    /// What it is doing.
+    pub state: State,
+    /// End of the origin's log, as last asked for.
+    pub source_position: String,
+    /// Everything in front of this has arrived here.
+    pub received_position: String,
+    /// Everything in front of this is applied (or needed no write).
+    pub applied_position: String,
+    /// Bytes of the origin's log that are not yet read; `None` across log files.
+    pub unread_bytes: Option<u64>,
+    /// Age of the last applied transaction when the link is behind; 0 when it is not.
+    pub lag_seconds: f64,
+    /// Transactions received and not yet applied.
+    pub lag_transactions: u64,
+    /// Origin transactions applied per second, over the last few seconds.
+    pub transactions_per_second: f64,
+    /// Origin transactions applied, ever (kept in the marker row).
+    pub applied_transactions: u64,
+    /// Row changes applied, ever (kept in the marker row).
+    pub applied_rows: u64,
+    /// Commits at the target that applied them, since the engine started.
+    pub commits: u64,
+    /// DDL statements run, since the engine started.
+    pub ddl_statements: u64,
+    /// Transactions in the origin's log that an engine had written there, and that were not sent
+    /// back, since the engine started.
+    pub loops_prevented: u64,
+    /// Changes of this node that came back by another way than an engine (left out). Anything but 0
+    /// means that the servers' own replication runs besides.
+    pub returned: u64,
+    /// Transactions left out by rule (databases or statements that are not replicated).
+    pub left_out: u64,
+    /// AUTO_INCREMENT values outside their origin's residue class.
+    pub auto_increment_strays: u64,
+    /// Attempts repeated after deadlocks, lock timeouts and lost connections.
+    pub retries: u64,
+    /// Groups taken apart because their merged statements did not fit.
+    pub regrouped: u64,
+    /// Why it is not running, or last was not.
+    pub last_error: Option<String>,
+}

@@ -1,0 +1,194 @@
+//! Reads this node's own log, so that the apply knows what local clients wrote: fills the window.
+//!
+//! It runs as long as the engine, over reconnects; what it has read stays in the window until the
+//! peer has it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::apply::mapping::ImageColumns;
+use crate::backoff::Backoff;
+use crate::config::{Config, NodeConfig};
+use crate::conflict::key::{KeyHash, TableHash, row_keys};
+use crate::conflict::window::Window;
+use crate::connection::Identity;
+use crate::error::{Disposition, Error, Result};
+use crate::log_reader::{LogReader, Start, Step};
+use crate::origin::{Origin, Passed, Reason};
+use crate::position::LogPos;
+use crate::row::RowChange;
+use crate::schema::SchemaCatalog;
+use crate::status::{State, TailProgress};
+use crate::transaction::{Local, Seen};
+
+/// The tailer of one node.
+pub(crate) struct Tailer {
+    pub config: Arc<Config>,
+    pub node: NodeConfig,
+    pub identity: Identity,
+    pub peer: Identity,
+    pub window: Arc<Window>,
+    pub catalog: Arc<SchemaCatalog>,
+    pub progress: Arc<TailProgress>,
+    pub stop: CancellationToken,
+}
+
+impl Tailer {
+    /// Reads from `start` until stopped or halted.
+    pub(crate) async fn run(self, start: Start) {
+        let mut place = start;
+        let mut backoff = Backoff::new(self.config.engine.backoff);
+        loop {
+            let before = place.position;
+            let outcome = tokio::select! {
+                () = self.stop.cancelled() => Err(Error::Stopped),
+                outcome = self.read(&mut place) => outcome,
+            };
+            if place.position > before {
+                backoff.reset();
+            }
+            match outcome {
+                Err(Error::Stopped) | Ok(()) => {
+                    self.progress.set_state(State::Stopped, None);
+                    return;
+                }
+                Err(error) if error.disposition() == Disposition::Halt => {
+                    tracing::error!(node = self.node.name, %error, "the tailer halted");
+                    self.progress
+                        .set_state(State::Halted, Some(error.to_string()));
+                    return;
+                }
+                Err(error) => {
+                    let pause = backoff.next();
+                    tracing::warn!(node = self.node.name, %error, ?pause, "the tailer tries again");
+                    self.progress
+                        .set_state(State::Retrying, Some(error.to_string()));
+                    if self.pause(pause).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn pause(&self, pause: Duration) -> Result<()> {
+        tokio::select! {
+            () = self.stop.cancelled() => Err(Error::Stopped),
+            () = tokio::time::sleep(pause) => Ok(()),
+        }
+    }
+
+    async fn read(&self, place: &mut Start) -> Result<()> {
+        let mut reader = LogReader::open(
+            &self.node,
+            &self.identity,
+            &self.peer,
+            *place,
+            &self.config.engine.schema,
+            &self.config.replication,
+            self.config.engine.heartbeat,
+        )
+        .await?;
+        self.progress.set_state(State::Streaming, None);
+        loop {
+            match reader.next().await? {
+                Step::Transaction(Origin::Local(local)) => {
+                    self.record(&local).await?;
+                    place.clock = local.effective;
+                    place.seen = local.seen;
+                    self.reached(place, local.end);
+                }
+                Step::Transaction(Origin::Passed(passed)) => {
+                    self.passed(&passed);
+                    place.clock = passed.clock;
+                    place.seen = passed.seen;
+                    self.reached(place, passed.end);
+                }
+                Step::Boundary(position) | Step::Rotated(position) => {
+                    self.reached(place, position);
+                }
+                Step::Within => {}
+            }
+        }
+    }
+
+    /// Only now may the apply trust the window up to here.
+    fn reached(&self, place: &mut Start, position: LogPos) {
+        place.position = position;
+        self.window.advance(position);
+    }
+
+    fn passed(&self, passed: &Passed) {
+        match &passed.reason {
+            Reason::Applied(marker) => self.window.note_intent(marker.intent),
+            Reason::AppliedDefinition => {
+                self.catalog.forget();
+                self.window.note_applied_definition();
+            }
+            Reason::Returned | Reason::LeftOut(_) => {}
+        }
+    }
+
+    async fn record(&self, local: &Local) -> Result<()> {
+        self.progress.local();
+        if let Some(definition) = &local.definition {
+            self.catalog.forget();
+            let tables = definition
+                .ddl
+                .tables
+                .iter()
+                .map(|table| TableHash::new(&table.database, &table.name));
+            self.window.record_definition(local.end, tables);
+        }
+        let mut keys: Vec<KeyHash> = Vec::with_capacity(local.changes.len() * 2);
+        let mut tables: Vec<TableHash> = Vec::new();
+        let mut columns: Option<ImageColumns> = None;
+        for change in &local.changes {
+            if !columns
+                .as_ref()
+                .is_some_and(|known| Arc::ptr_eq(known.source(), &change.table))
+            {
+                let hash = TableHash::new(&change.table.database, &change.table.name);
+                if !tables.contains(&hash) {
+                    tables.push(hash);
+                }
+                // A table that is gone by now: its rows cannot meet anything but its own DROP.
+                columns = self
+                    .catalog
+                    .table(&change.table.database, &change.table.name)
+                    .await?
+                    .map(|schema| ImageColumns::new(Arc::clone(&change.table), schema));
+            }
+            let Some(columns) = &columns else { continue };
+            let (first, second) = match &change.change {
+                RowChange::Insert { after } => (after, None),
+                RowChange::Delete { before } => (before, None),
+                RowChange::Update { before, after } => (before, Some(after)),
+            };
+            for row in std::iter::once(first).chain(second) {
+                row_keys(
+                    columns.target(),
+                    |column| columns.value(row, column),
+                    |key| keys.push(key),
+                );
+            }
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        self.window.record(local.end, keys, tables);
+        Ok(())
+    }
+}
+
+impl Start {
+    /// A start of which only position and clock are known.
+    pub(crate) fn at(position: LogPos, clock: u64) -> Self {
+        Self {
+            position,
+            clock,
+            seen: Seen::default(),
+        }
+    }
+}
