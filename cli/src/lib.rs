@@ -1,3 +1,5 @@
 //! The twinlog program as a library: what the binary and the real-server tests share.
 
+pub mod compare;
 pub mod sandbox;
+pub mod workload;
