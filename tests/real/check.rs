@@ -1,17 +1,13 @@
 //! The preflight against servers: a good pair passes, each bad thing has its own finding, and the
 //! remedy that a finding names mends it.
 
-use std::path::Path;
-
 use twinlog_cli::sandbox::{Server, ServerKind, ServerOptions};
 use twinlog_engine::config::Config;
 use twinlog_engine::preflight::{self, Finding, Level};
 
-const PASSWORD: &str = "s3cret-of-the-check";
+use crate::base;
 
-fn base() -> &'static Path {
-    Path::new(env!("CARGO_TARGET_TMPDIR"))
-}
+const PASSWORD: &str = "s3cret-of-the-check";
 
 /// Two servers with an account for the engine and a schema that is fine.
 struct Pair {
