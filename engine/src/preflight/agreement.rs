@@ -354,31 +354,31 @@ fn equal_settings(nodes: &[NodeFacts]) -> Vec<Finding> {
     compare(
         "server.table-names",
         &["lower_case_table_names"],
-        |subject, message| Finding::fail(subject, message),
+        Finding::fail,
         "one and the same name means different tables",
     );
     compare(
         "server.charset",
         &["character_set_server", "collation_server"],
-        |subject, message| Finding::warn(subject, message),
+        Finding::warn,
         "a database made without naming them gets another character set at each node",
     );
     compare(
         "server.time-zone",
         &["time_zone", "system_time_zone"],
-        |subject, message| Finding::warn(subject, message),
+        Finding::warn,
         "rows agree all the same, but clients of the nodes see other local times",
     );
     compare(
         "server.timestamps",
         &["explicit_defaults_for_timestamp"],
-        |subject, message| Finding::warn(subject, message),
+        Finding::warn,
         "a TIMESTAMP column without a default becomes another one at each node",
     );
     compare(
         "server.max-allowed-packet",
         &["max_allowed_packet"],
-        |subject, message| Finding::warn(subject, message),
+        Finding::warn,
         "a row that one node takes may be too large for the other",
     );
     findings
