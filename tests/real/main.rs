@@ -8,3 +8,4 @@
 mod fidelity;
 mod sandbox;
 mod spine;
+mod sysbench;
