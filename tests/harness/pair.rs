@@ -202,5 +202,7 @@ impl Pair {
 async fn dump(opts: Opts, sql: &str) -> Vec<String> {
     let mut conn = mysql_async::Conn::new(opts).await.unwrap();
     let rows: Vec<mysql_async::Row> = conn.query(sql).await.unwrap();
-    rows.into_iter().map(|row| format!("{:?}", row.unwrap())).collect()
+    rows.into_iter()
+        .map(|row| format!("{:?}", row.unwrap()))
+        .collect()
 }

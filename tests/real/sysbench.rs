@@ -17,7 +17,11 @@ fn sysbench(port: u16, node: u32, seconds: u32, command: &str) -> Command {
     let mut sysbench = Command::new("sysbench");
     sysbench
         .arg(script)
-        .args(["--db-driver=mysql", "--mysql-host=127.0.0.1", "--mysql-user=root"])
+        .args([
+            "--db-driver=mysql",
+            "--mysql-host=127.0.0.1",
+            "--mysql-user=root",
+        ])
         .args(["--mysql-db=sbtest", "--threads=8", "--report-interval=0"])
         .args([
             format!("--mysql-port={port}"),
@@ -44,7 +48,10 @@ fn transactions(output: &str) -> u64 {
 }
 
 async fn run(command: &mut Command) -> String {
-    let output = command.output().await.expect("sysbench is installed by tests/servers/fetch");
+    let output = command
+        .output()
+        .await
+        .expect("sysbench is installed by tests/servers/fetch");
     let text = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}");
@@ -64,7 +71,10 @@ async fn two_way(kind: ServerKind) {
     run(&mut sysbench(pair.servers[0].port(), 0, seconds, "prepare")).await;
     pair.wait().await;
     pair.assert_equal().await;
-    let before = [pair.link_to(0).applied_transactions, pair.link_to(1).applied_transactions];
+    let before = [
+        pair.link_to(0).applied_transactions,
+        pair.link_to(1).applied_transactions,
+    ];
     let (mut on_a, mut on_b) = (
         sysbench(pair.servers[0].port(), 0, seconds, "run"),
         sysbench(pair.servers[1].port(), 1, seconds, "run"),
@@ -90,8 +100,18 @@ async fn two_way(kind: ServerKind) {
         links[0].regrouped,
         links[1].regrouped,
     );
-    assert_eq!(links[0].applied_transactions - before[0], written[1], "{:#?}", links[0]);
-    assert_eq!(links[1].applied_transactions - before[1], written[0], "{:#?}", links[1]);
+    assert_eq!(
+        links[0].applied_transactions - before[0],
+        written[1],
+        "{:#?}",
+        links[0]
+    );
+    assert_eq!(
+        links[1].applied_transactions - before[1],
+        written[0],
+        "{:#?}",
+        links[1]
+    );
     assert_eq!(links[0].returned + links[1].returned, 0);
     pair.stop_engine(0).await;
     pair.stop_engine(1).await;
