@@ -6,6 +6,7 @@
 //! transactions, [`apply`] writes them to the target and [`position`] remembers how far it came.
 //! [`conflict`] says which writes were concurrent. See `docs/architecture.md` for the map.
 
+pub mod apply;
 pub mod config;
 pub mod decode;
 pub mod error;

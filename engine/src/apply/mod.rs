@@ -1,0 +1,3 @@
+//! Writing transactions to the target.
+
+pub mod session;
