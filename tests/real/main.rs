@@ -10,6 +10,7 @@ mod compare;
 mod fidelity;
 mod sandbox;
 mod spine;
+mod sysbench;
 mod workload;
 
 use std::path::Path;
