@@ -178,6 +178,16 @@ impl Error {
                         message: format!("{context}: {} (error {})", server.message, server.code),
                     }
                 }
+                // A node that is taken out of writing for a while (a backup, a switch-over).
+                1290 | 1836 if server.message.contains("read-only") => Error::Connection {
+                    node: node.to_owned(),
+                    message: format!(
+                        "{context}: the server is read-only; SET GLOBAL read_only = 0, or grant the \
+                         engine's account READ_ONLY ADMIN (MariaDB) or CONNECTION_ADMIN (MySQL) to \
+                         let it apply all the same (error {})",
+                        server.code
+                    ),
+                },
                 code => Error::Server {
                     node: node.to_owned(),
                     context: context.to_string(),

@@ -31,6 +31,8 @@ const QUEUE_ITEMS: usize = 8192;
 const IDLE_MARKER_BYTES: u64 = 8 << 20;
 /// But not more often than this, so that two idle engines do not write for each other.
 const IDLE_MARKER_PAUSE: Duration = Duration::from_secs(10);
+/// How often to look whether the tailer still runs while waiting for it.
+const TAILER_LOOK: Duration = Duration::from_millis(500);
 /// Pauses after a deadlock or lock timeout.
 const CONTENTION_BACKOFF: (Duration, Duration) =
     (Duration::from_millis(5), Duration::from_millis(500));
@@ -113,11 +115,10 @@ impl Link {
             let (_, end) = origin_connection.log_end(origin.flavor).await?;
             origin_connection.close().await;
             self.verify_origin(&marker, &origin, resume.position, end)?;
-            if marker.intent.is_some() {
-                // What became of the DDL that was about to run stands in our own log.
-                let (_, end) = connection.log_end(self.target_identity.flavor).await?;
-                self.window.read_up_to(end).await?;
-            }
+            // Until the tailer has caught up with our own log, every commit would wait for it with
+            // its row locks held. And what became of DDL that was about to run stands there too.
+            let (_, end) = connection.log_end(self.target_identity.flavor).await?;
+            self.caught_up(end).await?;
             let start = Start {
                 position: resume.position,
                 clock: resume.clock,
@@ -266,6 +267,23 @@ impl Link {
                         .retain(|transaction| transaction.end > committed);
                 }
                 other => return other,
+            }
+        }
+    }
+
+    /// Waits until the tailer has read up to `end`, as long as it runs.
+    async fn caught_up(&self, end: LogPos) -> Result<()> {
+        loop {
+            let read = tokio::time::timeout(TAILER_LOOK, self.window.read_up_to(end)).await;
+            match (read, self.tail.halted()) {
+                (Ok(read), _) => return read,
+                (Err(_), Some(cause)) => {
+                    return Err(Error::Connection {
+                        node: self.target.name.clone(),
+                        message: format!("the tailer of its binlog is halted: {cause}"),
+                    });
+                }
+                (Err(_), None) => {}
             }
         }
     }

@@ -11,6 +11,7 @@ use crate::config::{Config, NodeConfig};
 use crate::connection::{NodeConnection, quote_string};
 use crate::decode::event::Flavor;
 use crate::error::{Error, Result};
+use crate::link::read_marker;
 use crate::status::LinkProgress;
 
 /// How often the origins are asked for the end of their logs.
@@ -51,6 +52,8 @@ pub(crate) struct Monitor {
     pub owner: Option<NodeConnection>,
     pub node: NodeConfig,
     pub flavor: Flavor,
+    /// Epoch of each origin's marker, as this engine claimed it.
+    pub epochs: Vec<(String, u64)>,
     pub links_stop: CancellationToken,
 }
 
@@ -106,13 +109,35 @@ impl Monitor {
             Some(connection) => connection,
             None => {
                 let mut connection = NodeConnection::open(&self.node).await?;
-                own(&mut connection, &self.node.name).await?;
+                if let Err(taken) = own(&mut connection, &self.node.name).await {
+                    // The lock may still be held by our own connection that broke; the epoch tells.
+                    self.verify_epochs(&mut connection).await?;
+                    return Err(Error::Connection {
+                        node: self.node.name.clone(),
+                        message: taken.to_string(),
+                    });
+                }
                 connection
             }
         };
         let settings = auto_increment(&mut connection).await?;
         self.owner = Some(connection);
         Ok(settings)
+    }
+}
+
+impl Monitor {
+    async fn verify_epochs(&self, connection: &mut NodeConnection) -> Result<()> {
+        for (origin, epoch) in &self.epochs {
+            let marker = read_marker(connection, &self.config.engine.schema, origin).await?;
+            if marker.epoch != *epoch {
+                return Err(Error::Fenced(format!(
+                    "another engine has been started for node {}",
+                    self.node.name
+                )));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -119,6 +119,10 @@ impl Engine {
             owner: Some(owner),
             node: target.clone(),
             flavor: identity.flavor,
+            epochs: markers
+                .iter()
+                .map(|(origin, marker)| (origin.name.clone(), marker.epoch))
+                .collect(),
             links_stop: stop.clone(),
         };
         background.push(spawn(&now, watch.run()));

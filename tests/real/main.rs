@@ -6,7 +6,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod compare;
+mod demo;
+mod fidelity;
 mod sandbox;
+mod spine;
+mod sysbench;
 mod workload;
 
 use std::path::Path;

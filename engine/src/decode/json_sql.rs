@@ -24,12 +24,13 @@ pub(super) fn write(node: &Node, out: &mut Vec<u8>) -> Result<()> {
     }
 }
 
-/// Whether the server's JSON parser gives back the very same node: it knows neither SQL types nor
-/// unsigned numbers that would fit a signed one.
+/// Whether the server's JSON parser gives back the very same node: it knows no SQL types, and takes
+/// whole numbers for unsigned exactly when they are greater than 32 bits hold.
 fn survives_text(node: &Node) -> bool {
     match node {
-        Node::Null | Node::Bool(_) | Node::Int(_) | Node::String(_) => true,
-        Node::UInt(value) => *value > i64::MAX as u64,
+        Node::Null | Node::Bool(_) | Node::String(_) => true,
+        Node::Int(value) => *value <= i64::from(u32::MAX),
+        Node::UInt(value) => *value > u64::from(u32::MAX),
         Node::Double(_) | Node::Opaque(..) => false,
         Node::Array(cells) => cells.iter().all(survives_text),
         Node::Object(members) => members.iter().all(|(_, value)| survives_text(value)),
@@ -134,6 +135,8 @@ fn write_argument(node: &Node, out: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
+/// Appends an SQL value of the type that the part has. The server remembers the type's number, so
+/// types that CAST cannot name come from a column of a JSON_TABLE.
 fn write_opaque(field_type: u8, bytes: &[u8], out: &mut Vec<u8>) -> Result<()> {
     let mut reader = Reader::new(bytes);
     match field_type {
@@ -142,40 +145,90 @@ fn write_opaque(field_type: u8, bytes: &[u8], out: &mut Vec<u8>) -> Result<()> {
             let digits = value::decimal(&mut reader, precision, scale)?;
             let cast = format!("CAST({digits} AS DECIMAL({precision},{scale}))");
             out.extend_from_slice(cast.as_bytes());
+            Ok(())
         }
-        // TIMESTAMP, DATE, TIME, DATETIME: 24 bits of microseconds below the packed value.
-        7 | 10..=12 => {
-            let packed = reader.u64()? as i64;
-            let magnitude = packed.unsigned_abs();
-            let micros = (magnitude & 0xff_ffff) as u32;
-            let whole = magnitude >> 24;
-            let (value, cast) = match field_type {
-                11 => (
-                    Value::Time {
-                        negative: packed < 0,
-                        hours: (whole >> 12) as u16 & 1023,
-                        minutes: (whole >> 6) as u8 & 63,
-                        seconds: whole as u8 & 63,
-                        micros,
-                    },
-                    "TIME(6)",
-                ),
-                10 => (value::datetime(whole, micros), "DATE"),
-                12 => (value::datetime(whole, micros), "DATETIME(6)"),
-                _ => return unsupported(field_type),
+        7 | 10..=12 => write_opaque_temporal(field_type, reader.u64()? as i64, out),
+        15 => {
+            literal::write_hex(out, bytes, bytes.len());
+            Ok(())
+        }
+        16 => {
+            let bits = bytes.len() * 8;
+            if !(1..=8).contains(&bytes.len()) {
+                return malformed(format!("JSON: BIT({bits})"));
+            }
+            let number = reader.uint_be(bytes.len())?;
+            write_column(out, &format!("BIT({bits})"), |out| {
+                out.extend_from_slice(number.to_string().as_bytes());
+            });
+            Ok(())
+        }
+        249..=252 | 254 => {
+            let column = match field_type {
+                249 => "TINYBLOB".to_owned(),
+                250 => "MEDIUMBLOB".to_owned(),
+                251 => "LONGBLOB".to_owned(),
+                252 => "BLOB".to_owned(),
+                _ => format!("BINARY({})", bytes.len()),
             };
-            out.extend_from_slice(b"CAST(");
-            literal::write_temporal(out, &value);
-            out.extend_from_slice(format!(" AS {cast})").as_bytes());
+            write_column(out, &column, |out| {
+                literal::write_hex(out, bytes, bytes.len())
+            });
+            Ok(())
         }
-        _ => return unsupported(field_type),
+        _ => malformed(format!(
+            "the JSON document holds a value of the SQL type number {field_type}, which no SQL \
+             expression makes: convert it to text or a number before it is stored"
+        )),
     }
+}
+
+/// TIMESTAMP, DATE, TIME, DATETIME: 24 bits of microseconds below the packed value.
+fn write_opaque_temporal(field_type: u8, packed: i64, out: &mut Vec<u8>) -> Result<()> {
+    let magnitude = packed.unsigned_abs();
+    let micros = (magnitude & 0xff_ffff) as u32;
+    let whole = magnitude >> 24;
+    if micros > 999_999 {
+        return malformed(format!("JSON: a fraction of {micros} microseconds"));
+    }
+    if field_type == 11 {
+        let value = Value::Time {
+            negative: packed < 0,
+            hours: (whole >> 12) as u16 & 1023,
+            minutes: (whole >> 6) as u8 & 63,
+            seconds: whole as u8 & 63,
+            micros,
+        };
+        out.extend_from_slice(b"CAST(");
+        literal::write_temporal(out, &value);
+        out.extend_from_slice(b" AS TIME(6))");
+        return Ok(());
+    }
+    let value = value::datetime(whole, micros);
+    if field_type == 7 {
+        write_column(out, "TIMESTAMP(6)", |out| {
+            // Quoted for SQL, the text of a JSON string.
+            literal::write_temporal(out, &value);
+        });
+        return Ok(());
+    }
+    out.extend_from_slice(b"CAST(");
+    literal::write_temporal(out, &value);
+    out.extend_from_slice(if field_type == 10 {
+        &b" AS DATE)"[..]
+    } else {
+        b" AS DATETIME(6))"
+    });
     Ok(())
 }
 
-fn unsupported(field_type: u8) -> Result<()> {
-    malformed(format!(
-        "the JSON document holds a value of the SQL type number {field_type}, which no SQL \
-         expression makes: convert it to text or a number before it is stored"
-    ))
+/// Appends a JSON value that was a column of the type once.
+fn write_column(out: &mut Vec<u8>, column_type: &str, value: impl FnOnce(&mut Vec<u8>)) {
+    out.extend_from_slice(
+        b"(SELECT JSON_EXTRACT(JSON_ARRAY(c),'$[0]') FROM JSON_TABLE(JSON_ARRAY(",
+    );
+    value(out);
+    out.extend_from_slice(b"),'$[*]' COLUMNS(c ");
+    out.extend_from_slice(column_type.as_bytes());
+    out.extend_from_slice(b" PATH '$')) AS t)");
 }
