@@ -39,11 +39,18 @@ pub fn write_literal(
             Some(unsigned) => write_integer(out, false, unsigned),
             None => write_integer(out, *value < 0, value.unsigned_abs()),
         },
-        Value::UInt(value) | Value::Bit(value) | Value::Set(value) => {
-            write_integer(out, false, *value);
+        Value::UInt(value) | Value::Bit(value) => write_integer(out, false, *value),
+        // The servers compare a SET as a signed number: the 64th member makes it negative.
+        Value::Set(bits) => {
+            let signed = *bits as i64;
+            write_integer(out, signed < 0, signed.unsigned_abs());
         }
         // A FLOAT's value is exact as a double; the server rounds the double back to it.
-        Value::Float(value) => write_double(out, f64::from(*value)),
+        Value::Float(value) => {
+            let value = f64::from(*value);
+            let most = greatest_float(&target.column_type).unwrap_or(f64::MAX);
+            write_double(out, value.clamp(-most, most));
+        }
         Value::Double(value) => write_double(out, *value),
         Value::Decimal(digits) => out.extend_from_slice(digits.as_bytes()),
         Value::Bytes(bytes) => return write_bytes(out, bytes, source, target, flavor),
@@ -88,6 +95,16 @@ fn reread(value: i64, source: &SourceColumn, target: &ColumnSchema) -> Option<u6
         _ => u64::MAX,
     };
     Some(value as u64 & mask)
+}
+
+/// The greatest value that a FLOAT(M,D) accepts. What it stores may be greater by the rounding to 24
+/// bits (999999.999 is stored as 1000000) and would not be accepted again.
+fn greatest_float(column_type: &str) -> Option<f64> {
+    let (_, behind) = column_type.split_once('(')?;
+    let (digits, decimals) = behind.split_once(')')?.0.split_once(',')?;
+    let (digits, decimals) = (digits.parse::<i32>().ok()?, decimals.parse::<i32>().ok()?);
+    let digits_before = digits.checked_sub(decimals)?;
+    Some(10_f64.powi(digits_before) - 10_f64.powi(-decimals))
 }
 
 fn write_integer(out: &mut Vec<u8>, negative: bool, mut magnitude: u64) {

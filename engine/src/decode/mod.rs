@@ -99,7 +99,7 @@ impl Decoder {
             // STOP, IGNORABLE, ROWS_QUERY, PREVIOUS_GTIDS, VIEW_CHANGE.
             (3 | 28 | 29 | 35 | 37, _) => Ok(Event::Ignorable),
             (4, _) => {
-                let mut reader = Reader::new(body);
+                let mut reader = Reader::new(without_early_checksum(header, body));
                 Ok(Event::Rotate {
                     offset: reader.u64()?,
                     file: utf8(reader.rest())?.to_owned(),
@@ -167,9 +167,20 @@ impl Decoder {
         let server_version = utf8(&version[..end])?.to_owned();
         let _created = reader.u32()?;
         let header_length = reader.u8()?;
-        // Lengths of the fixed parts of QUERY, TABLE_MAP and the first kind of rows event.
+        let mariadb = server_version.contains("MariaDB");
+        if mariadb != (self.flavor == Flavor::MariaDb) {
+            return malformed(format!(
+                "the log was written by {server_version}, which is not the kind of server it \
+                 should be"
+            ));
+        }
+        // Lengths of the fixed parts of QUERY, TABLE_MAP and the rows events in use.
         let lengths = reader.rest();
-        let expected = [(2_usize, 13_u8), (19, 8), (23, 8)];
+        let rows = match self.flavor {
+            Flavor::MySql => (30, 10),
+            Flavor::MariaDb => (23, 8),
+        };
+        let expected = [(2_usize, 13_u8), (19, 8), rows];
         if header_length != 19
             || expected
                 .iter()
@@ -177,13 +188,6 @@ impl Decoder {
         {
             return malformed(format!(
                 "the log of {server_version} lays its events out in an unknown way"
-            ));
-        }
-        let mariadb = server_version.contains("MariaDB");
-        if mariadb != (self.flavor == Flavor::MariaDb) {
-            return malformed(format!(
-                "the log was written by {server_version}, which is not the kind of server it \
-                 should be"
             ));
         }
         self.tables.clear();
@@ -249,5 +253,34 @@ impl Decoder {
             Ok(())
         })?;
         Ok(Event::Payload(events))
+    }
+}
+
+/// MariaDB begins a stream with a ROTATE event that has a checksum though the format description,
+/// which says that events have one, only comes behind it: a reader cannot know. Takes the checksum
+/// off an artificial ROTATE if it is there and right.
+fn without_early_checksum<'a>(header: &EventHeader, body: &'a [u8]) -> &'a [u8] {
+    const HEADER: usize = 19;
+    let Some((event, checksum)) = body.split_last_chunk::<4>() else {
+        return body;
+    };
+    let Ok(length) = u32::try_from(HEADER + body.len()) else {
+        return body;
+    };
+    if header.end_log_pos != 0 {
+        return body;
+    }
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&header.timestamp.to_le_bytes());
+    crc.update(&[header.event_type]);
+    crc.update(&header.server_id.to_le_bytes());
+    crc.update(&length.to_le_bytes());
+    crc.update(&header.end_log_pos.to_le_bytes());
+    crc.update(&header.flags.to_le_bytes());
+    crc.update(event);
+    if crc.finalize() == u32::from_le_bytes(*checksum) {
+        event
+    } else {
+        body
     }
 }
