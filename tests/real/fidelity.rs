@@ -102,7 +102,7 @@ async fn round_trip(opts: &Opts, flavor: Flavor, seed: u64) -> Result<()> {
     for database in ["fidelity_src", "fidelity_dst"] {
         conn.query_drop(format!("DROP DATABASE IF EXISTS {database}"))
             .await?;
-        conn.query_drop(format!("CREATE DATABASE {database}"))
+        conn.query_drop(format!("CREATE DATABASE {database} CHARACTER SET utf8mb4"))
             .await?;
         for table in &tables {
             conn.query_drop(table.create(database)).await?;
@@ -276,6 +276,10 @@ async fn read_log(
     let mut file = start.0.clone();
     while let Some(event) = stream.next().await {
         let event = event?;
+        if !event.footer().get_checksum_enabled() {
+            // The driver unpacks a compressed transaction too, behind the event that holds it.
+            continue;
+        }
         let raw = event.header();
         let header = EventHeader {
             timestamp: raw.timestamp(),
@@ -334,15 +338,60 @@ async fn apply(conn: &mut Conn, flavor: Flavor, changes: &Changes) -> Result<()>
         conn.query_drop(&sql)
             .await
             .with_context(|| format!("{table}: {}", String::from_utf8_lossy(&sql)))?;
-        ensure!(
-            conn.affected_rows() == 1,
-            "{} rows of {table} for {}",
-            conn.affected_rows(),
-            String::from_utf8_lossy(&sql)
-        );
+        if conn.affected_rows() != 1 {
+            let rows = conn.affected_rows();
+            let culprits = culprits(conn, table, change, schema, flavor).await?;
+            bail!(
+                "{rows} rows of {table}, because of {culprits:?}: {}",
+                String::from_utf8_lossy(&sql)
+            );
+        }
     }
     conn.query_drop("COMMIT").await?;
     Ok(())
+}
+
+/// The columns whose literal does not compare equal to what the row holds.
+async fn culprits(
+    conn: &mut Conn,
+    table: &SourceTable,
+    change: &RowChange,
+    schema: &[ColumnSchema],
+    flavor: Flavor,
+) -> Result<Vec<String>> {
+    let (RowChange::Update { before, .. } | RowChange::Delete { before }) = change else {
+        bail!("an insert of no row");
+    };
+    let mut id = Vec::new();
+    let mut culprits = Vec::new();
+    for ((value, source), target) in before.iter().zip(&table.columns).zip(schema) {
+        let mut literal = Vec::new();
+        if let Err(error) = write_literal(&mut literal, value, source, target, flavor) {
+            bail!(error);
+        }
+        if id.is_empty() {
+            id = literal;
+            continue;
+        }
+        let (literal, id) = (
+            String::from_utf8_lossy(&literal),
+            String::from_utf8_lossy(&id),
+        );
+        let column = &target.name;
+        let found: Option<Option<bool>> = conn
+            .query_first(format!(
+                "SELECT {column} <=> {literal} FROM fidelity_dst.{} WHERE id={id}",
+                table.name
+            ))
+            .await?;
+        if found != Some(Some(true)) {
+            culprits.push(format!(
+                "{column} {} {literal} {value:?}",
+                target.column_type
+            ));
+        }
+    }
+    Ok(culprits)
 }
 
 fn statement(
@@ -357,6 +406,13 @@ fn statement(
         let mut first = true;
         for ((value, source), target) in row.iter().zip(&table.columns).zip(schema) {
             if target.generated && equals == "=" {
+                continue;
+            }
+            // At the end of its range a FLOAT(M,D) holds more than it accepts; a VECTOR
+            // cannot be compared.
+            if equals == "<=>"
+                && (target.column_type.starts_with("float(") || target.data_type == "vector")
+            {
                 continue;
             }
             if !first {
@@ -463,10 +519,10 @@ fn same(one: &Value, two: &Value) -> bool {
 
 /// Compares the two tables as the server sees them.
 async fn compare(conn: &mut Conn, table: &Table) -> Result<()> {
-    let name = table.name;
+    let of = table.name;
     let sums: Vec<(String, Option<u64>)> = conn
         .query(format!(
-            "CHECKSUM TABLE fidelity_src.{name}, fidelity_dst.{name}"
+            "CHECKSUM TABLE fidelity_src.{of}, fidelity_dst.{of}"
         ))
         .await?;
     ensure!(
@@ -475,21 +531,25 @@ async fn compare(conn: &mut Conn, table: &Table) -> Result<()> {
     );
     let mut differences = Vec::new();
     for column in &table.columns {
-        let column = &column.name;
+        let name = &column.name;
+        let bytes = ["VECTOR", "GEO", "POINT", "POLYGON", "MULTI"];
+        if bytes.iter().any(|kind| column.definition.starts_with(kind)) {
+            differences.push(format!("NOT (HEX(s.{name}) <=> HEX(d.{name}))"));
+            continue;
+        }
         differences.push(format!(
-            "NOT (s.{column} <=> d.{column}) \
-             OR NOT (HEX(CAST(s.{column} AS CHAR CHARACTER SET utf8mb4)) <=> \
-             HEX(CAST(d.{column} AS CHAR CHARACTER SET utf8mb4)))"
+            "NOT (s.{name} <=> d.{name}) OR NOT (HEX(CAST(s.{name} AS CHAR CHARACTER SET utf8mb4)) \
+             <=> HEX(CAST(d.{name} AS CHAR CHARACTER SET utf8mb4)))"
         ));
     }
     let different: Vec<u64> = conn
         .query(format!(
-            "SELECT s.id FROM fidelity_src.{name} s LEFT JOIN fidelity_dst.{name} d USING (id) \
+            "SELECT s.id FROM fidelity_src.{of} s LEFT JOIN fidelity_dst.{of} d USING (id) \
              WHERE d.id IS NULL OR {}",
             differences.join(" OR ")
         ))
         .await
-        .with_context(|| format!("comparing {name}"))?;
-    ensure!(different.is_empty(), "rows {different:?} of {name} differ");
+        .with_context(|| format!("comparing {of}"))?;
+    ensure!(different.is_empty(), "rows {different:?} of {of} differ");
     Ok(())
 }
