@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::command::demo::DemoArgs;
+
 /// Keeps two MySQL or MariaDB masters in agreement while both take writes.
 #[derive(Debug, Parser)]
 #[command(
@@ -92,6 +94,9 @@ pub(crate) enum Command {
     ///
     /// Nothing is locked: the answer means something only while nobody writes.
     Verify(Verify),
+    /// Show it all on this machine: two throwaway masters, two engines, a write load on both, and
+    /// every table compared in the end.
+    Demo(DemoArgs),
     /// Print a completion script, such as `twinlog completions bash > /etc/bash_completion.d/twinlog`.
     Completions(Completions),
 }

@@ -37,6 +37,7 @@ fn help_names_every_command() {
         "status",
         "positions",
         "verify",
+        "demo",
         "completions",
     ] {
         assert!(

@@ -10,28 +10,26 @@ use anyhow::{Context, Result, bail, ensure};
 use futures_util::StreamExt;
 use mysql_async::prelude::Queryable;
 use mysql_async::{BinlogStreamRequest, Conn, Opts, OptsBuilder, Params};
+use twinlog_cli::sandbox::{Server, ServerKind, ServerOptions};
 use twinlog_engine::apply::literal::{SESSION_SETTINGS, write_literal};
 use twinlog_engine::decode::Decoder;
 use twinlog_engine::decode::event::{Event, EventHeader, Flavor};
 use twinlog_engine::row::{Row, RowChange, SourceTable, Value};
 use twinlog_engine::schema::ColumnSchema;
 
+use crate::base;
 use columns::{Dice, Table, tables};
 
 #[tokio::test]
 async fn every_type_survives_on_mariadb() {
-    match std::env::var("TWINLOG_TEST_MARIADB") {
-        Ok(url) => round_trips(&url, Flavor::MariaDb).await.unwrap(),
-        Err(_) => panic!("TWINLOG_TEST_MARIADB names no server"),
-    }
+    round_trips(ServerKind::MariaDb, Flavor::MariaDb)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
 async fn every_type_survives_on_mysql() {
-    match std::env::var("TWINLOG_TEST_MYSQL") {
-        Ok(url) => round_trips(&url, Flavor::MySql).await.unwrap(),
-        Err(_) => panic!("TWINLOG_TEST_MYSQL names no server"),
-    }
+    round_trips(ServerKind::MySql, Flavor::MySql).await.unwrap();
 }
 
 /// Server settings that change what the log looks like.
@@ -64,12 +62,13 @@ fn defaults(flavor: Flavor) -> &'static str {
 }
 
 /// Writes, decodes, writes again and compares, with each of the server's log forms.
-async fn round_trips(url: &str, flavor: Flavor) -> Result<()> {
+async fn round_trips(kind: ServerKind, flavor: Flavor) -> Result<()> {
+    let server = Server::start(kind, base(), ServerOptions::node("fidelity", 1, 1)).await?;
     let seed = match std::env::var("TWINLOG_SEED") {
         Ok(seed) => seed.parse()?,
         Err(_) => 20_240_229,
     };
-    let opts: Opts = OptsBuilder::from_opts(Opts::from_url(url)?)
+    let opts: Opts = OptsBuilder::from_opts(server.opts())
         .client_found_rows(true)
         .into();
     let mut admin = Conn::new(opts.clone()).await?;
@@ -102,7 +101,7 @@ async fn round_trip(opts: &Opts, flavor: Flavor, seed: u64) -> Result<()> {
     for database in ["fidelity_src", "fidelity_dst"] {
         conn.query_drop(format!("DROP DATABASE IF EXISTS {database}"))
             .await?;
-        conn.query_drop(format!("CREATE DATABASE {database}"))
+        conn.query_drop(format!("CREATE DATABASE {database} CHARACTER SET utf8mb4"))
             .await?;
         for table in &tables {
             conn.query_drop(table.create(database)).await?;
@@ -276,6 +275,10 @@ async fn read_log(
     let mut file = start.0.clone();
     while let Some(event) = stream.next().await {
         let event = event?;
+        if !event.footer().get_checksum_enabled() {
+            // The driver unpacks a compressed transaction too, behind the event that holds it.
+            continue;
+        }
         let raw = event.header();
         let header = EventHeader {
             timestamp: raw.timestamp(),
@@ -334,15 +337,60 @@ async fn apply(conn: &mut Conn, flavor: Flavor, changes: &Changes) -> Result<()>
         conn.query_drop(&sql)
             .await
             .with_context(|| format!("{table}: {}", String::from_utf8_lossy(&sql)))?;
-        ensure!(
-            conn.affected_rows() == 1,
-            "{} rows of {table} for {}",
-            conn.affected_rows(),
-            String::from_utf8_lossy(&sql)
-        );
+        if conn.affected_rows() != 1 {
+            let rows = conn.affected_rows();
+            let culprits = culprits(conn, table, change, schema, flavor).await?;
+            bail!(
+                "{rows} rows of {table}, because of {culprits:?}: {}",
+                String::from_utf8_lossy(&sql)
+            );
+        }
     }
     conn.query_drop("COMMIT").await?;
     Ok(())
+}
+
+/// The columns whose literal does not compare equal to what the row holds.
+async fn culprits(
+    conn: &mut Conn,
+    table: &SourceTable,
+    change: &RowChange,
+    schema: &[ColumnSchema],
+    flavor: Flavor,
+) -> Result<Vec<String>> {
+    let (RowChange::Update { before, .. } | RowChange::Delete { before }) = change else {
+        bail!("an insert of no row");
+    };
+    let mut id = Vec::new();
+    let mut culprits = Vec::new();
+    for ((value, source), target) in before.iter().zip(&table.columns).zip(schema) {
+        let mut literal = Vec::new();
+        if let Err(error) = write_literal(&mut literal, value, source, target, flavor) {
+            bail!(error);
+        }
+        if id.is_empty() {
+            id = literal;
+            continue;
+        }
+        let (literal, id) = (
+            String::from_utf8_lossy(&literal),
+            String::from_utf8_lossy(&id),
+        );
+        let column = &target.name;
+        let found: Option<Option<bool>> = conn
+            .query_first(format!(
+                "SELECT {column} <=> {literal} FROM fidelity_dst.{} WHERE id={id}",
+                table.name
+            ))
+            .await?;
+        if found != Some(Some(true)) {
+            culprits.push(format!(
+                "{column} {} {literal} {value:?}",
+                target.column_type
+            ));
+        }
+    }
+    Ok(culprits)
 }
 
 fn statement(
@@ -357,6 +405,13 @@ fn statement(
         let mut first = true;
         for ((value, source), target) in row.iter().zip(&table.columns).zip(schema) {
             if target.generated && equals == "=" {
+                continue;
+            }
+            // At the end of its range a FLOAT(M,D) holds more than it accepts; a VECTOR
+            // cannot be compared.
+            if equals == "<=>"
+                && (target.column_type.starts_with("float(") || target.data_type == "vector")
+            {
                 continue;
             }
             if !first {
@@ -463,10 +518,10 @@ fn same(one: &Value, two: &Value) -> bool {
 
 /// Compares the two tables as the server sees them.
 async fn compare(conn: &mut Conn, table: &Table) -> Result<()> {
-    let name = table.name;
+    let of = table.name;
     let sums: Vec<(String, Option<u64>)> = conn
         .query(format!(
-            "CHECKSUM TABLE fidelity_src.{name}, fidelity_dst.{name}"
+            "CHECKSUM TABLE fidelity_src.{of}, fidelity_dst.{of}"
         ))
         .await?;
     ensure!(
@@ -475,21 +530,25 @@ async fn compare(conn: &mut Conn, table: &Table) -> Result<()> {
     );
     let mut differences = Vec::new();
     for column in &table.columns {
-        let column = &column.name;
+        let name = &column.name;
+        let bytes = ["VECTOR", "GEO", "POINT", "POLYGON", "MULTI"];
+        if bytes.iter().any(|kind| column.definition.starts_with(kind)) {
+            differences.push(format!("NOT (HEX(s.{name}) <=> HEX(d.{name}))"));
+            continue;
+        }
         differences.push(format!(
-            "NOT (s.{column} <=> d.{column}) \
-             OR NOT (HEX(CAST(s.{column} AS CHAR CHARACTER SET utf8mb4)) <=> \
-             HEX(CAST(d.{column} AS CHAR CHARACTER SET utf8mb4)))"
+            "NOT (s.{name} <=> d.{name}) OR NOT (HEX(CAST(s.{name} AS CHAR CHARACTER SET utf8mb4)) \
+             <=> HEX(CAST(d.{name} AS CHAR CHARACTER SET utf8mb4)))"
         ));
     }
     let different: Vec<u64> = conn
         .query(format!(
-            "SELECT s.id FROM fidelity_src.{name} s LEFT JOIN fidelity_dst.{name} d USING (id) \
+            "SELECT s.id FROM fidelity_src.{of} s LEFT JOIN fidelity_dst.{of} d USING (id) \
              WHERE d.id IS NULL OR {}",
             differences.join(" OR ")
         ))
         .await
-        .with_context(|| format!("comparing {name}"))?;
-    ensure!(different.is_empty(), "rows {different:?} of {name} differ");
+        .with_context(|| format!("comparing {of}"))?;
+    ensure!(different.is_empty(), "rows {different:?} of {of} differ");
     Ok(())
 }

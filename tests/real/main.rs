@@ -7,6 +7,7 @@
 
 mod check;
 mod compare;
+mod demo;
 mod fidelity;
 mod sandbox;
 mod spine;

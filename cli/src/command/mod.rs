@@ -1,7 +1,8 @@
-//! The commands, one file each.
+//! The commands of the program, one file each.
 
 mod check;
 mod completions;
+pub mod demo;
 mod init;
 mod positions;
 mod run;
@@ -23,8 +24,13 @@ const PLACES: [&str; 2] = ["twinlog.toml", "/etc/twinlog/twinlog.toml"];
 
 /// Runs the command.
 pub(crate) async fn run(arguments: Arguments, output: &Output) -> anyhow::Result<ExitCode> {
-    if let Command::Completions(completions) = &arguments.command {
-        return completions::run(completions, output);
+    match arguments.command {
+        Command::Completions(completions) => return completions::run(&completions, output),
+        Command::Demo(mut demo) => {
+            demo.json |= output.is_json();
+            return demo::run(demo).await;
+        }
+        _ => {}
     }
     let config = load(arguments.global.config.as_deref())?;
     if !matches!(arguments.command, Command::Check(_)) {
@@ -43,7 +49,7 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> anyhow::Result
             positions::set(&config, &arguments, output).await
         }
         Command::Verify(arguments) => verify::run(&config, &arguments, output).await,
-        Command::Completions(_) => Ok(ExitCode::SUCCESS),
+        Command::Completions(_) | Command::Demo(_) => Ok(ExitCode::SUCCESS),
     }
 }
 

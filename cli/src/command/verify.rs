@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
+use crate::compare::{Comparison, DifferenceKind, compare};
 use anyhow::{Context as _, bail};
 use serde::Serialize;
-use twinlog_cli::compare::{Comparison, DifferenceKind, compare};
 use twinlog_engine::barrier;
 use twinlog_engine::config::Config;
 
