@@ -564,10 +564,10 @@ async fn privileges(kind: ServerKind) {
     let global = match kind {
         ServerKind::MySql => {
             "REPLICATION SLAVE, REPLICATION CLIENT, REPLICATION_APPLIER, SESSION_VARIABLES_ADMIN, \
-             TRANSACTION_GTID_TAG, SET_ANY_DEFINER, ALLOW_NONEXISTENT_DEFINER"
+             TRANSACTION_GTID_TAG, SET_ANY_DEFINER, ALLOW_NONEXISTENT_DEFINER, SYSTEM_USER"
         }
         ServerKind::MariaDb => {
-            "REPLICATION SLAVE, BINLOG MONITOR, BINLOG REPLAY, SLAVE MONITOR, SET USER"
+            "REPLICATION SLAVE, BINLOG MONITOR, BINLOG REPLAY, BINLOG ADMIN, SLAVE MONITOR, SET USER"
         }
     };
     let split = |list: &str| -> Vec<String> {
@@ -577,6 +577,7 @@ async fn privileges(kind: ServerKind) {
         "TRANSACTION_GTID_TAG",
         "SET_ANY_DEFINER",
         "ALLOW_NONEXISTENT_DEFINER",
+        "SYSTEM_USER",
         "SLAVE MONITOR",
         "SET USER",
     ];
