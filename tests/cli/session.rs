@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use mysql_async::prelude::Queryable as _;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use twinlog_cli::sandbox::{Server, ServerKind, ServerOptions};
@@ -246,6 +247,35 @@ async fn an_operators_day(kind: ServerKind) {
     let second = Running::start(folder, &["--skip-check"]).ends();
     assert_eq!(second, Some(1));
 
+    // A transaction in hand that cannot go on holds up a clean stop; a second signal does not wait.
+    let mut client = b.connect().await.unwrap();
+    client
+        .query_drop("BEGIN; SELECT * FROM d.t WHERE id = 2 FOR UPDATE")
+        .await
+        .unwrap();
+    a.query_drop("UPDATE d.t SET v = 20 WHERE id = 2")
+        .await
+        .unwrap();
+    let begun = Instant::now();
+    let waiting =
+        "SELECT COUNT(*) FROM information_schema.INNODB_TRX WHERE trx_state = 'LOCK WAIT'";
+    while b.query::<u64>(waiting).await.unwrap() == [0] {
+        assert!(begun.elapsed() < DEADLINE, "{}", engines.log());
+        // InnoDB renews this table only when nobody has read it for 100 ms.
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+    engines.signal(Signal::SIGINT);
+    engines.says("stopping");
+    engines.signal(Signal::SIGINT);
+    assert_eq!(engines.ends(), Some(130), "{}", engines.log());
+    client.query_drop("ROLLBACK").await.unwrap();
+    client.disconnect().await.unwrap();
+
+    let mut engines = Running::start(folder, &["--skip-check"]);
+    engines.says("running; Ctrl-C");
+    good(run(folder, &["wait", "--timeout", "30s"]));
+    let v: Vec<i32> = b.query("SELECT v FROM d.t WHERE id = 2").await.unwrap();
+    assert_eq!(v, [20]);
     engines.signal(Signal::SIGTERM);
     engines.says("stopping");
     assert_eq!(engines.ends(), Some(0));
