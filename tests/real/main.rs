@@ -5,7 +5,10 @@
 // any of them fails.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod definition;
 mod fidelity;
+mod recovery;
 mod sandbox;
 mod spine;
+mod stopping;
 mod sysbench;
