@@ -3,7 +3,7 @@
 
 mod columns;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -34,20 +34,29 @@ async fn every_type_survives_on_mysql() {
     }
 }
 
-/// Server settings that change what the log looks like.
-fn variants(flavor: Flavor) -> &'static [&'static str] {
+/// Server settings that change what the log looks like, and an event number that shows that they did.
+fn variants(flavor: Flavor) -> &'static [(&'static str, u8)] {
     match flavor {
         Flavor::MySql => &[
-            "binlog_row_metadata=FULL",
-            "binlog_row_metadata=MINIMAL",
-            "binlog_row_metadata=FULL, binlog_transaction_compression=ON",
-            "binlog_row_metadata=FULL, binlog_row_value_options=PARTIAL_JSON",
+            ("binlog_row_metadata=FULL", 31),
+            ("binlog_row_metadata=MINIMAL", 31),
+            (
+                "binlog_row_metadata=FULL, binlog_transaction_compression=ON",
+                40,
+            ),
+            (
+                "binlog_row_metadata=FULL, binlog_row_value_options=PARTIAL_JSON",
+                39,
+            ),
         ],
         Flavor::MariaDb => &[
-            "binlog_row_metadata=FULL",
-            "binlog_row_metadata=MINIMAL",
-            "binlog_row_metadata=NO_LOG",
-            "binlog_row_metadata=FULL, log_bin_compress=ON, log_bin_compress_min_len=10",
+            ("binlog_row_metadata=FULL", 24),
+            ("binlog_row_metadata=MINIMAL", 24),
+            ("binlog_row_metadata=NO_LOG", 24),
+            (
+                "binlog_row_metadata=FULL, log_bin_compress=ON, log_bin_compress_min_len=10",
+                167,
+            ),
         ],
     }
 }
@@ -73,10 +82,10 @@ async fn round_trips(url: &str, flavor: Flavor) -> Result<()> {
         .client_found_rows(true)
         .into();
     let mut admin = Conn::new(opts.clone()).await?;
-    for (index, variant) in variants(flavor).iter().enumerate() {
+    for (index, (variant, event_type)) in variants(flavor).iter().enumerate() {
         set_global(&mut admin, defaults(flavor)).await?;
         set_global(&mut admin, variant).await?;
-        let outcome = round_trip(&opts, flavor, seed + index as u64).await;
+        let outcome = round_trip(&opts, flavor, seed + index as u64, *event_type).await;
         set_global(&mut admin, defaults(flavor)).await?;
         outcome.with_context(|| format!("{flavor:?}, {variant}, TWINLOG_SEED={seed}"))?;
     }
@@ -90,7 +99,7 @@ async fn set_global(conn: &mut Conn, settings: &str) -> Result<()> {
     Ok(())
 }
 
-async fn round_trip(opts: &Opts, flavor: Flavor, seed: u64) -> Result<()> {
+async fn round_trip(opts: &Opts, flavor: Flavor, seed: u64, event_type: u8) -> Result<()> {
     const ROWS: usize = 150;
     let tables = tables(flavor);
     let mut conn = Conn::new(opts.clone()).await?;
@@ -102,7 +111,7 @@ async fn round_trip(opts: &Opts, flavor: Flavor, seed: u64) -> Result<()> {
     for database in ["fidelity_src", "fidelity_dst"] {
         conn.query_drop(format!("DROP DATABASE IF EXISTS {database}"))
             .await?;
-        conn.query_drop(format!("CREATE DATABASE {database}"))
+        conn.query_drop(format!("CREATE DATABASE {database} CHARACTER SET utf8mb4"))
             .await?;
         for table in &tables {
             conn.query_drop(table.create(database)).await?;
@@ -127,7 +136,8 @@ async fn round_trip(opts: &Opts, flavor: Flavor, seed: u64) -> Result<()> {
             .with_context(|| format!("filling {}", table.name))?;
     }
     let middle = position(&mut conn, flavor).await?;
-    let written = read_log(opts, flavor, &start, &middle, "fidelity_src").await?;
+    let (written, seen) = read_log(opts, flavor, &start, &middle, "fidelity_src").await?;
+    ensure!(seen.contains(&event_type), "only events {seen:?}");
     ensure!(
         written.len() > ROWS * tables.len(),
         "only {} changes",
@@ -138,7 +148,7 @@ async fn round_trip(opts: &Opts, flavor: Flavor, seed: u64) -> Result<()> {
     target.query_drop(SESSION_SETTINGS).await?;
     apply(&mut target, flavor, &written).await?;
     let end = position(&mut conn, flavor).await?;
-    let copied = read_log(opts, flavor, &middle, &end, "fidelity_dst").await?;
+    let (copied, _) = read_log(opts, flavor, &middle, &end, "fidelity_dst").await?;
 
     let (source, copy) = (last_images(&written)?, last_images(&copied)?);
     ensure!(
@@ -253,14 +263,14 @@ async fn position(conn: &mut Conn, flavor: Flavor) -> Result<(String, u64)> {
 
 type Changes = Vec<(Arc<SourceTable>, RowChange)>;
 
-/// Decodes the log between two positions and gives the changes in one database.
+/// Decodes the log between two positions; gives the changes in one database and the event numbers.
 async fn read_log(
     opts: &Opts,
     flavor: Flavor,
     start: &(String, u64),
     end: &(String, u64),
     database: &'static str,
-) -> Result<Changes> {
+) -> Result<(Changes, BTreeSet<u8>)> {
     let mut conn = Conn::new(opts.clone()).await?;
     if flavor == Flavor::MariaDb {
         conn.query_drop("SET @mariadb_slave_capability=4").await?;
@@ -273,9 +283,14 @@ async fn read_log(
     let mut decoder = Decoder::new(flavor);
     decoder.set_table_filter(Box::new(move |db, _| db == database));
     let mut changes = Vec::new();
+    let mut seen = BTreeSet::new();
     let mut file = start.0.clone();
     while let Some(event) = stream.next().await {
         let event = event?;
+        if !event.footer().get_checksum_enabled() {
+            // The driver unpacks a compressed transaction too, behind the event that holds it.
+            continue;
+        }
         let raw = event.header();
         let header = EventHeader {
             timestamp: raw.timestamp(),
@@ -290,12 +305,13 @@ async fn read_log(
         if let Event::Rotate { file: next, .. } = &decoded {
             file.clone_from(next);
         }
+        seen.insert(header.event_type);
         collect(decoded, database, &mut changes);
         if file == end.0 && u64::from(header.end_log_pos) >= end.1 {
             break;
         }
     }
-    Ok(changes)
+    Ok((changes, seen))
 }
 
 fn collect(event: Event, database: &str, changes: &mut Changes) {
@@ -334,15 +350,60 @@ async fn apply(conn: &mut Conn, flavor: Flavor, changes: &Changes) -> Result<()>
         conn.query_drop(&sql)
             .await
             .with_context(|| format!("{table}: {}", String::from_utf8_lossy(&sql)))?;
-        ensure!(
-            conn.affected_rows() == 1,
-            "{} rows of {table} for {}",
-            conn.affected_rows(),
-            String::from_utf8_lossy(&sql)
-        );
+        if conn.affected_rows() != 1 {
+            let rows = conn.affected_rows();
+            let culprits = culprits(conn, table, change, schema, flavor).await?;
+            bail!(
+                "{rows} rows of {table}, because of {culprits:?}: {}",
+                String::from_utf8_lossy(&sql)
+            );
+        }
     }
     conn.query_drop("COMMIT").await?;
     Ok(())
+}
+
+/// The columns whose literal does not compare equal to what the row holds.
+async fn culprits(
+    conn: &mut Conn,
+    table: &SourceTable,
+    change: &RowChange,
+    schema: &[ColumnSchema],
+    flavor: Flavor,
+) -> Result<Vec<String>> {
+    let (RowChange::Update { before, .. } | RowChange::Delete { before }) = change else {
+        bail!("an insert of no row");
+    };
+    let mut id = Vec::new();
+    let mut culprits = Vec::new();
+    for ((value, source), target) in before.iter().zip(&table.columns).zip(schema) {
+        let mut literal = Vec::new();
+        if let Err(error) = write_literal(&mut literal, value, source, target, flavor) {
+            bail!(error);
+        }
+        if id.is_empty() {
+            id = literal;
+            continue;
+        }
+        let (literal, id) = (
+            String::from_utf8_lossy(&literal),
+            String::from_utf8_lossy(&id),
+        );
+        let column = &target.name;
+        let found: Option<Option<bool>> = conn
+            .query_first(format!(
+                "SELECT {column} <=> {literal} FROM fidelity_dst.{} WHERE id={id}",
+                table.name
+            ))
+            .await?;
+        if found != Some(Some(true)) {
+            culprits.push(format!(
+                "{column} {} {literal} {value:?}",
+                target.column_type
+            ));
+        }
+    }
+    Ok(culprits)
 }
 
 fn statement(
@@ -357,6 +418,13 @@ fn statement(
         let mut first = true;
         for ((value, source), target) in row.iter().zip(&table.columns).zip(schema) {
             if target.generated && equals == "=" {
+                continue;
+            }
+            // At the end of its range a FLOAT(M,D) holds more than it accepts; a VECTOR
+            // cannot be compared.
+            if equals == "<=>"
+                && (target.column_type.starts_with("float(") || target.data_type == "vector")
+            {
                 continue;
             }
             if !first {
@@ -463,10 +531,10 @@ fn same(one: &Value, two: &Value) -> bool {
 
 /// Compares the two tables as the server sees them.
 async fn compare(conn: &mut Conn, table: &Table) -> Result<()> {
-    let name = table.name;
+    let of = table.name;
     let sums: Vec<(String, Option<u64>)> = conn
         .query(format!(
-            "CHECKSUM TABLE fidelity_src.{name}, fidelity_dst.{name}"
+            "CHECKSUM TABLE fidelity_src.{of}, fidelity_dst.{of}"
         ))
         .await?;
     ensure!(
@@ -475,21 +543,25 @@ async fn compare(conn: &mut Conn, table: &Table) -> Result<()> {
     );
     let mut differences = Vec::new();
     for column in &table.columns {
-        let column = &column.name;
+        let name = &column.name;
+        let bytes = ["VECTOR", "GEO", "POINT", "POLYGON", "MULTI"];
+        if bytes.iter().any(|kind| column.definition.starts_with(kind)) {
+            differences.push(format!("NOT (HEX(s.{name}) <=> HEX(d.{name}))"));
+            continue;
+        }
         differences.push(format!(
-            "NOT (s.{column} <=> d.{column}) \
-             OR NOT (HEX(CAST(s.{column} AS CHAR CHARACTER SET utf8mb4)) <=> \
-             HEX(CAST(d.{column} AS CHAR CHARACTER SET utf8mb4)))"
+            "NOT (s.{name} <=> d.{name}) OR NOT (HEX(CAST(s.{name} AS CHAR CHARACTER SET utf8mb4)) \
+             <=> HEX(CAST(d.{name} AS CHAR CHARACTER SET utf8mb4)))"
         ));
     }
     let different: Vec<u64> = conn
         .query(format!(
-            "SELECT s.id FROM fidelity_src.{name} s LEFT JOIN fidelity_dst.{name} d USING (id) \
+            "SELECT s.id FROM fidelity_src.{of} s LEFT JOIN fidelity_dst.{of} d USING (id) \
              WHERE d.id IS NULL OR {}",
             differences.join(" OR ")
         ))
         .await
-        .with_context(|| format!("comparing {name}"))?;
-    ensure!(different.is_empty(), "rows {different:?} of {name} differ");
+        .with_context(|| format!("comparing {of}"))?;
+    ensure!(different.is_empty(), "rows {different:?} of {of} differ");
     Ok(())
 }

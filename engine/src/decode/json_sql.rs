@@ -143,8 +143,19 @@ fn write_opaque(field_type: u8, bytes: &[u8], out: &mut Vec<u8>) -> Result<()> {
         246 => {
             let (precision, scale) = (reader.u8()?, reader.u8()?);
             let digits = value::decimal(&mut reader, precision, scale)?;
-            let cast = format!("CAST({digits} AS DECIMAL({precision},{scale}))");
-            out.extend_from_slice(cast.as_bytes());
+            // The server keeps the precision too: a literal has as many digits as it is written
+            // with, a cast those of the type.
+            let (sign, rest) = match digits.strip_prefix('-') {
+                Some(rest) => ("-", rest),
+                None => ("", &*digits),
+            };
+            let whole = rest.split('.').next().unwrap_or("");
+            let literal = match usize::from(precision) - usize::from(scale) {
+                0 if whole == "0" => format!("{sign}{}", &rest[1..]),
+                digits_before if digits_before == whole.len() => digits.to_string(),
+                _ => format!("CAST({digits} AS DECIMAL({precision},{scale}))"),
+            };
+            out.extend_from_slice(literal.as_bytes());
             Ok(())
         }
         7 | 10..=12 => write_opaque_temporal(field_type, reader.u64()? as i64, out),

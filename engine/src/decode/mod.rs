@@ -5,7 +5,8 @@
 //! makes it panic or set aside memory by a length that was not checked; what it does not understand
 //! is an error, never skipped, unless the log itself marks it as ignorable.
 
-pub mod ddl;
+#[cfg(test)]
+mod captured;
 pub mod event;
 mod gtid;
 pub mod json;

@@ -549,7 +549,7 @@ fn binaries(flavor: Flavor) -> Table {
     } else {
         columns.push(column(
             "VECTOR(3)",
-            &["TO_VECTOR('[0,-0,1e-38]')"],
+            &["TO_VECTOR('[0,-1,1e-30]')"],
             |dice| {
                 format!(
                     "TO_VECTOR('[{},{}.5,-1e10]')",
