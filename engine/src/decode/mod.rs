@@ -7,6 +7,7 @@
 
 #[cfg(test)]
 mod captured;
+pub mod ddl;
 pub mod event;
 mod gtid;
 pub mod json;
