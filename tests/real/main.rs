@@ -5,11 +5,14 @@
 // any of them fails.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod compare;
 mod ddl_recognition;
 mod definition;
+mod demo;
 mod fidelity;
 mod recovery;
 mod sandbox;
 mod spine;
 mod stopping;
 mod sysbench;
+mod workload;

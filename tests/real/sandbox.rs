@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use twinlog_cli::sandbox::{Server, ServerKind, ServerOptions};
 
-fn base() -> &'static Path {
-    Path::new(env!("CARGO_TARGET_TMPDIR"))
-}
+use crate::base;
 
 /// A killed and reaped process has no folder in /proc; its id is not given out again so soon.
 fn is_running(pid: u32) -> bool {

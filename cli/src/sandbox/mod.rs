@@ -36,12 +36,14 @@ const PORT_ATTEMPTS: usize = 8;
 const LOG_TAIL: usize = 4096;
 
 /// Which server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum ServerKind {
     /// MariaDB, as installed on the machine.
+    #[value(name = "mariadb")]
     MariaDb,
     /// MySQL, unpacked by `tests/servers/fetch` or installed on the machine.
+    #[value(name = "mysql")]
     MySql,
 }
 

@@ -1,0 +1,36 @@
+# What people and machines run. "make help" lists it.
+#
+# Needs on a bare Debian 12: Rust (rust-toolchain.toml names the version; rustup fetches it), and the packages make, gcc
+# and libc6-dev (the linker and the C of zstd). Everything else is fetched by tests/servers/fetch.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+# Seconds of writing per server in "make demo".
+SECONDS_OF_DEMO ?= 15
+
+.PHONY: help build servers demo test clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+tools:
+	@for tool in cargo cc; do command -v $$tool >/dev/null || { \
+	  echo "error: $$tool is missing; install Rust from https://rustup.rs and the packages gcc and libc6-dev" >&2; exit 1; }; done
+.PHONY: tools
+
+build: tools ## Build the program (target/release/twinlog)
+	cargo build --release --locked
+
+servers: ## Get MariaDB, MySQL and sysbench for demo and tests
+	tests/servers/fetch
+
+demo: servers build ## Two masters, two engines, a write load on both, every table compared: MariaDB, then MySQL
+	target/release/twinlog demo --server mariadb --seconds $(SECONDS_OF_DEMO)
+	target/release/twinlog demo --server mysql --seconds $(SECONDS_OF_DEMO)
+
+# Says "N passed, N failed" in its last line.
+test: tools ## Check formatting and lints, run all tests (fetches the servers)
+	@tests/run
+
+clean: ## Remove what was built and fetched
+	rm -rf target
