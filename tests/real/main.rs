@@ -5,6 +5,7 @@
 // any of them fails.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod check;
 mod compare;
 mod ddl_recognition;
 mod definition;
