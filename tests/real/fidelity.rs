@@ -3,7 +3,7 @@
 
 mod columns;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -32,20 +32,29 @@ async fn every_type_survives_on_mysql() {
     round_trips(ServerKind::MySql, Flavor::MySql).await.unwrap();
 }
 
-/// Server settings that change what the log looks like.
-fn variants(flavor: Flavor) -> &'static [&'static str] {
+/// Server settings that change what the log looks like, and an event number that shows that they did.
+fn variants(flavor: Flavor) -> &'static [(&'static str, u8)] {
     match flavor {
         Flavor::MySql => &[
-            "binlog_row_metadata=FULL",
-            "binlog_row_metadata=MINIMAL",
-            "binlog_row_metadata=FULL, binlog_transaction_compression=ON",
-            "binlog_row_metadata=FULL, binlog_row_value_options=PARTIAL_JSON",
+            ("binlog_row_metadata=FULL", 31),
+            ("binlog_row_metadata=MINIMAL", 31),
+            (
+                "binlog_row_metadata=FULL, binlog_transaction_compression=ON",
+                40,
+            ),
+            (
+                "binlog_row_metadata=FULL, binlog_row_value_options=PARTIAL_JSON",
+                39,
+            ),
         ],
         Flavor::MariaDb => &[
-            "binlog_row_metadata=FULL",
-            "binlog_row_metadata=MINIMAL",
-            "binlog_row_metadata=NO_LOG",
-            "binlog_row_metadata=FULL, log_bin_compress=ON, log_bin_compress_min_len=10",
+            ("binlog_row_metadata=FULL", 24),
+            ("binlog_row_metadata=MINIMAL", 24),
+            ("binlog_row_metadata=NO_LOG", 24),
+            (
+                "binlog_row_metadata=FULL, log_bin_compress=ON, log_bin_compress_min_len=10",
+                167,
+            ),
         ],
     }
 }
@@ -72,10 +81,10 @@ async fn round_trips(kind: ServerKind, flavor: Flavor) -> Result<()> {
         .client_found_rows(true)
         .into();
     let mut admin = Conn::new(opts.clone()).await?;
-    for (index, variant) in variants(flavor).iter().enumerate() {
+    for (index, (variant, event_type)) in variants(flavor).iter().enumerate() {
         set_global(&mut admin, defaults(flavor)).await?;
         set_global(&mut admin, variant).await?;
-        let outcome = round_trip(&opts, flavor, seed + index as u64).await;
+        let outcome = round_trip(&opts, flavor, seed + index as u64, *event_type).await;
         set_global(&mut admin, defaults(flavor)).await?;
         outcome.with_context(|| format!("{flavor:?}, {variant}, TWINLOG_SEED={seed}"))?;
     }
@@ -89,7 +98,7 @@ async fn set_global(conn: &mut Conn, settings: &str) -> Result<()> {
     Ok(())
 }
 
-async fn round_trip(opts: &Opts, flavor: Flavor, seed: u64) -> Result<()> {
+async fn round_trip(opts: &Opts, flavor: Flavor, seed: u64, event_type: u8) -> Result<()> {
     const ROWS: usize = 150;
     let tables = tables(flavor);
     let mut conn = Conn::new(opts.clone()).await?;
@@ -126,7 +135,8 @@ async fn round_trip(opts: &Opts, flavor: Flavor, seed: u64) -> Result<()> {
             .with_context(|| format!("filling {}", table.name))?;
     }
     let middle = position(&mut conn, flavor).await?;
-    let written = read_log(opts, flavor, &start, &middle, "fidelity_src").await?;
+    let (written, seen) = read_log(opts, flavor, &start, &middle, "fidelity_src").await?;
+    ensure!(seen.contains(&event_type), "only events {seen:?}");
     ensure!(
         written.len() > ROWS * tables.len(),
         "only {} changes",
@@ -137,7 +147,7 @@ async fn round_trip(opts: &Opts, flavor: Flavor, seed: u64) -> Result<()> {
     target.query_drop(SESSION_SETTINGS).await?;
     apply(&mut target, flavor, &written).await?;
     let end = position(&mut conn, flavor).await?;
-    let copied = read_log(opts, flavor, &middle, &end, "fidelity_dst").await?;
+    let (copied, _) = read_log(opts, flavor, &middle, &end, "fidelity_dst").await?;
 
     let (source, copy) = (last_images(&written)?, last_images(&copied)?);
     ensure!(
@@ -252,14 +262,14 @@ async fn position(conn: &mut Conn, flavor: Flavor) -> Result<(String, u64)> {
 
 type Changes = Vec<(Arc<SourceTable>, RowChange)>;
 
-/// Decodes the log between two positions and gives the changes in one database.
+/// Decodes the log between two positions; gives the changes in one database and the event numbers.
 async fn read_log(
     opts: &Opts,
     flavor: Flavor,
     start: &(String, u64),
     end: &(String, u64),
     database: &'static str,
-) -> Result<Changes> {
+) -> Result<(Changes, BTreeSet<u8>)> {
     let mut conn = Conn::new(opts.clone()).await?;
     if flavor == Flavor::MariaDb {
         conn.query_drop("SET @mariadb_slave_capability=4").await?;
@@ -272,6 +282,7 @@ async fn read_log(
     let mut decoder = Decoder::new(flavor);
     decoder.set_table_filter(Box::new(move |db, _| db == database));
     let mut changes = Vec::new();
+    let mut seen = BTreeSet::new();
     let mut file = start.0.clone();
     while let Some(event) = stream.next().await {
         let event = event?;
@@ -293,12 +304,13 @@ async fn read_log(
         if let Event::Rotate { file: next, .. } = &decoded {
             file.clone_from(next);
         }
+        seen.insert(header.event_type);
         collect(decoded, database, &mut changes);
         if file == end.0 && u64::from(header.end_log_pos) >= end.1 {
             break;
         }
     }
-    Ok(changes)
+    Ok((changes, seen))
 }
 
 fn collect(event: Event, database: &str, changes: &mut Changes) {

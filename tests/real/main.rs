@@ -7,10 +7,14 @@
 
 mod check;
 mod compare;
+mod ddl_recognition;
+mod definition;
 mod demo;
 mod fidelity;
+mod recovery;
 mod sandbox;
 mod spine;
+mod stopping;
 mod sysbench;
 mod workload;
 

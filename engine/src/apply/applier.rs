@@ -87,10 +87,6 @@ impl Applier {
                 .execute(&statement, "setting up the apply session")
                 .await?;
         }
-        // Every statement is then in a transaction that only COMMIT ends.
-        connection
-            .execute("SET autocommit = 0", "setting up the apply session")
-            .await?;
         let generation = catalog.generation();
         Ok(Self {
             connection,

@@ -80,9 +80,6 @@ impl Applier {
             self.origin.node,
             self.origin.log_name.show(transaction.start)
         );
-        for statement in session::ddl_session(&definition.statement, self.target.flavor) {
-            self.connection.execute(&statement, &context).await?;
-        }
         let under_gtid = match (self.target.flavor, &transaction.gtid) {
             (Flavor::MySql, Some(gtid @ Gtid::MySql { .. })) => Some(gtid.to_string()),
             (Flavor::MySql, _) => {
@@ -98,28 +95,68 @@ impl Applier {
             }
             (Flavor::MariaDb, _) => None,
         };
-        if let Some(gtid) = &under_gtid {
-            self.connection
-                .execute(format!("SET gtid_next = '{gtid}'"), &context)
-                .await?;
-        }
         let outcome = self
-            .connection
-            .execute(&definition.statement.sql, &context)
+            .run_in_session(definition, under_gtid.as_deref(), &context)
             .await;
-        if under_gtid.is_some() && !matches!(outcome, Err(Error::Connection { .. })) {
-            self.connection.execute("ROLLBACK", &context).await?;
+        if matches!(outcome, Err(Error::Connection { .. })) {
+            return outcome;
+        }
+        // Whatever became of it, the connection is for rows again: a row transaction under a GTID
+        // that was used would be passed over in silence.
+        self.connection.execute("ROLLBACK", &context).await?;
+        if under_gtid.is_some() {
             self.connection
                 .execute("SET gtid_next = 'AUTOMATIC'", &context)
                 .await?;
         }
-        outcome?;
         for statement in session::apply_session(self.target.flavor, self.origin.server_id) {
             self.connection.execute(&statement, &context).await?;
         }
+        outcome.map_err(|error| self.definition_failed(transaction, error))
+    }
+
+    async fn run_in_session(
+        &mut self,
+        definition: &Definition,
+        gtid: Option<&str>,
+        context: &str,
+    ) -> Result<()> {
+        for statement in session::ddl_session(&definition.statement, self.target.flavor) {
+            self.connection.execute(&statement, context).await?;
+        }
+        if let Some(gtid) = gtid {
+            self.connection
+                .execute(format!("SET gtid_next = '{gtid}'"), context)
+                .await?;
+        }
         self.connection
-            .execute("SET autocommit = 0", &context)
+            .execute(&definition.statement.sql, context)
             .await?;
         Ok(())
+    }
+
+    /// Adds the next step to the server's refusal of a DDL statement.
+    fn definition_failed(&self, transaction: &Local, error: Error) -> Error {
+        match error {
+            Error::Server {
+                node,
+                context,
+                code,
+                message,
+            } => Error::Server {
+                node,
+                context,
+                code,
+                message: format!(
+                    "{message}. Make the table at node {target} as it is at node {origin}, then go on \
+                     behind the statement with `twinlog positions set --origin {origin} --target \
+                     {target} --position {behind}`",
+                    origin = self.origin.node,
+                    target = self.target.node,
+                    behind = self.origin.log_name.show(transaction.end),
+                ),
+            },
+            other => other,
+        }
     }
 }

@@ -104,7 +104,8 @@ fn greatest_float(column_type: &str) -> Option<f64> {
     let (digits, decimals) = behind.split_once(')')?.0.split_once(',')?;
     let (digits, decimals) = (digits.parse::<i32>().ok()?, decimals.parse::<i32>().ok()?);
     let digits_before = digits.checked_sub(decimals)?;
-    Some(10_f64.powi(digits_before) - 10_f64.powi(-decimals))
+    let greatest = 10_f64.powi(digits_before) - 10_f64.powi(decimals.checked_neg()?);
+    (greatest > 0.0).then_some(greatest)
 }
 
 fn write_integer(out: &mut Vec<u8>, negative: bool, mut magnitude: u64) {

@@ -101,7 +101,7 @@ pub fn apply_session(flavor: Flavor, origin_server_id: u32) -> Vec<String> {
 /// Statements that give a connection, set up by [`apply_session`], the settings that `statement`
 /// was run with at its origin, its default database included. Run [`apply_session`] behind it.
 ///
-/// What the log does not say stays as [`apply_session`] set it.
+/// What the log does not say stays as [`apply_session`] set it. An open transaction is committed.
 #[must_use]
 pub fn ddl_session(statement: &DdlStatement, flavor: Flavor) -> Vec<String> {
     let session = &statement.session;
@@ -113,6 +113,8 @@ pub fn ddl_session(statement: &DdlStatement, flavor: Flavor) -> Vec<String> {
     }
     let mut settings = Vec::new();
     let mut set = |name: &str, value: String| settings.push(format!("SESSION {name} = {value}"));
+    // MariaDB's ALTER TABLE .. EXCHANGE PARTITION waits for itself with autocommit off.
+    set("autocommit", "1".to_owned());
     if let Some(sql_mode) = session.sql_mode {
         set("sql_mode", sql_mode.to_string());
     }
@@ -244,7 +246,7 @@ mod tests {
         let set = ddl_session(&statement, Flavor::MariaDb).pop().unwrap();
         assert_eq!(
             set,
-            "SET SESSION sql_mode = 4, SESSION sql_auto_is_null = 0, SESSION foreign_key_checks = \
+            "SET SESSION autocommit = 1, SESSION sql_mode = 4, SESSION sql_auto_is_null = 0, SESSION foreign_key_checks = \
              0, SESSION unique_checks = 1, SESSION check_constraint_checks = 1, SESSION \
              explicit_defaults_for_timestamp = 1, SESSION sql_if_exists = 0, SESSION time_zone = \
              _utf8mb4 x'4575726f70652f4f27736c6f', SESSION auto_increment_increment = 1, SESSION \

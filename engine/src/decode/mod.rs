@@ -5,6 +5,8 @@
 //! makes it panic or set aside memory by a length that was not checked; what it does not understand
 //! is an error, never skipped, unless the log itself marks it as ignorable.
 
+#[cfg(test)]
+mod captured;
 pub mod ddl;
 pub mod event;
 mod gtid;

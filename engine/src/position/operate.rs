@@ -94,7 +94,7 @@ pub async fn report(config: &Config) -> Result<Vec<PositionReport>> {
 /// applied. Gives the position before and the new one.
 ///
 /// # Errors
-/// [`Error::Fenced`] while the target's engine runs; [`Error::Config`] for a position that cannot
+/// [`Error::Fenced`] while an engine of either node runs; [`Error::Config`] for a position that cannot
 /// be; the connections'.
 pub async fn set(
     config: &Config,
@@ -113,6 +113,7 @@ pub async fn set(
     refuse_running(&mut connection, target).await?;
     let mut marker = read_marker(&mut connection, &config.engine.schema, origin).await?;
     let mut origin_connection = NodeConnection::open(origin_node).await?;
+    refuse_running(&mut origin_connection, origin).await?;
     let identity = origin_connection.identity().await?;
     let (name, end) = origin_connection.log_end(identity.flavor).await?;
     let (name, position) = if position == "end" {
@@ -135,14 +136,31 @@ pub async fn set(
         (name, position)
     };
     let before = marker.log_name.show(marker.position);
+    // Both engines compute effective timestamps from here on, so both must begin with the same
+    // clock; what lies between is skipped and cannot be reckoned with.
+    let clock = marker.clock.max(now_micros());
     marker.log_name = name.clone();
     marker.position = position;
+    marker.clock = clock;
     marker.server_id = identity.server_id;
     marker.server_uuid = crate::link::uuid_text(&identity);
     marker.gtid = String::new();
     marker.intent = None;
     // An engine that was started before must not write its own idea over this.
     marker.epoch += 1;
+    // What counts as applied at the target counts as seen by it: the origin's engine need not look
+    // for it in its own log, which may be purged.
+    let mut reverse = read_marker(&mut origin_connection, &config.engine.schema, target).await?;
+    reverse.seen_name = name.clone();
+    reverse.seen = position;
+    reverse.seen_clock = clock;
+    reverse.epoch += 1;
+    origin_connection
+        .execute(
+            reverse.replace(&config.engine.schema),
+            "setting what was seen",
+        )
+        .await?;
     connection
         .execute(
             marker.replace(&config.engine.schema),
@@ -152,6 +170,14 @@ pub async fn set(
     connection.close().await;
     origin_connection.close().await;
     Ok((before, name.show(position)))
+}
+
+fn now_micros() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |elapsed| {
+            u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX)
+        })
 }
 
 fn parse(text: &str) -> Result<(LogName, LogPos)> {

@@ -1,0 +1,180 @@
+//! DDL goes to the other node once, in its place among the rows, and never comes back.
+
+use twinlog_cli::sandbox::ServerKind;
+use twinlog_harness::{Pair, PairOptions};
+
+const STATEMENTS: &[&str] = &[
+    "CREATE DATABASE crm DEFAULT CHARACTER SET latin1",
+    "CREATE TABLE crm.person (id INT AUTO_INCREMENT PRIMARY KEY, name VARCHAR(50), born DATE)",
+    "INSERT INTO crm.person (name, born) VALUES ('Ada', '1815-12-10'), ('Grace', '1906-12-09')",
+    "ALTER TABLE crm.person ADD COLUMN mail VARCHAR(80) NOT NULL DEFAULT 'none' AFTER name",
+    "INSERT INTO crm.person (name, mail) VALUES ('Edsger', 'e@x')",
+    "UPDATE crm.person SET mail = CONCAT(name, '@y') WHERE id > 1",
+    "CREATE INDEX by_mail ON crm.person (mail)",
+    "ALTER TABLE crm.person DROP COLUMN born, MODIFY name VARCHAR(60) CHARACTER SET utf8mb4",
+    "CREATE TABLE crm.copy LIKE crm.person",
+    "INSERT INTO crm.copy SELECT * FROM crm.person",
+    "RENAME TABLE crm.copy TO crm.kept",
+    "CREATE TABLE crm.chosen (PRIMARY KEY (id)) SELECT id, name FROM crm.person WHERE id > 1",
+    "CREATE VIEW crm.mails AS SELECT mail FROM crm.person",
+    "CREATE TABLE crm.gone (id INT PRIMARY KEY)",
+    "INSERT INTO crm.gone VALUES (1), (2)",
+    "TRUNCATE TABLE crm.gone",
+    "INSERT INTO crm.gone VALUES (3)",
+    "DROP TABLE crm.kept",
+    "DROP INDEX by_mail ON crm.person",
+    "CREATE DATABASE away",
+    "CREATE TABLE away.t (id INT PRIMARY KEY)",
+    "DROP DATABASE away",
+];
+
+async fn show(pair: &Pair, node: usize) -> Vec<String> {
+    let mut shown: Vec<String> = pair.query(node, "SHOW DATABASES").await;
+    for table in ["person", "chosen", "gone"] {
+        let create: Vec<(String, String)> = pair
+            .query(node, &format!("SHOW CREATE TABLE crm.{table}"))
+            .await;
+        // The next AUTO_INCREMENT value is each node's own.
+        let text = &create[0].1;
+        let without: String = match text.split_once(" AUTO_INCREMENT=") {
+            Some((front, rest)) => {
+                front.to_owned() + rest.split_once(' ').map_or("", |(_, rest)| rest)
+            }
+            None => text.clone(),
+        };
+        shown.push(without);
+    }
+    shown.extend(
+        pair.query::<String>(
+            node,
+            "SELECT VIEW_DEFINITION FROM information_schema.VIEWS WHERE TABLE_SCHEMA = 'crm'",
+        )
+        .await,
+    );
+    shown
+}
+
+async fn replicated(kind: ServerKind) {
+    let mut pair = Pair::start(&PairOptions::new(kind), "SELECT 1").await;
+    for (index, statement) in STATEMENTS.iter().enumerate() {
+        pair.run(0, statement).await;
+        if index % 7 == 6 {
+            pair.wait().await;
+        }
+    }
+    pair.wait().await;
+    pair.assert_equal().await;
+    assert_eq!(show(&pair, 0).await, show(&pair, 1).await);
+    let link = pair.link_to(1);
+    assert_eq!(link.ddl_statements, 16, "{link:#?}");
+    // The other way, and then both have seen everything: nothing is run a second time.
+    pair.run(1, "ALTER TABLE crm.person ADD COLUMN note TEXT; INSERT INTO crm.person (name, note) VALUES ('Barbara', 'b')").await;
+    pair.wait().await;
+    pair.wait().await;
+    pair.assert_equal().await;
+    assert_eq!(show(&pair, 0).await, show(&pair, 1).await);
+    assert_eq!(pair.link_to(0).ddl_statements, 1);
+    assert_eq!(pair.link_to(1).ddl_statements, 16);
+    pair.assert_no_loops();
+    // A restart does not run any of it again.
+    for node in [0, 1] {
+        pair.stop_engine(node).await;
+        pair.start_engine(node).await;
+    }
+    pair.wait().await;
+    assert_eq!(
+        pair.link_to(0).ddl_statements + pair.link_to(1).ddl_statements,
+        0
+    );
+    pair.assert_equal().await;
+}
+
+#[tokio::test]
+async fn mariadb_replicates_ddl() {
+    replicated(ServerKind::MariaDb).await;
+}
+
+#[tokio::test]
+async fn mysql_replicates_ddl() {
+    replicated(ServerKind::MySql).await;
+}
+
+/// Rows of a node that has not seen an ALTER of the other yet still fit.
+async fn alter_under_load(kind: ServerKind) {
+    let mut pair = Pair::start(
+        &PairOptions::new(kind),
+        "CREATE DATABASE d; CREATE TABLE d.t (id INT AUTO_INCREMENT PRIMARY KEY, v INT, w INT)",
+    )
+    .await;
+    // Both engines down: each node changes the table without having seen the other's change.
+    pair.stop_engine(0).await;
+    pair.stop_engine(1).await;
+    pair.run(0, "ALTER TABLE d.t ADD COLUMN added INT NOT NULL DEFAULT 7; INSERT INTO d.t (v, added) VALUES (1, 8)").await;
+    pair.run(
+        1,
+        "INSERT INTO d.t (v, w) VALUES (2, 2), (3, 3); UPDATE d.t SET v = 4 WHERE v = 3",
+    )
+    .await;
+    pair.start_engine(0).await;
+    pair.start_engine(1).await;
+    pair.wait().await;
+    pair.assert_equal().await;
+    let added: Vec<(i32, i32)> = pair.query(0, "SELECT v, added FROM d.t ORDER BY v").await;
+    assert_eq!(added, [(1, 8), (2, 7), (4, 7)]);
+}
+
+#[tokio::test]
+async fn mariadb_alter_under_load() {
+    alter_under_load(ServerKind::MariaDb).await;
+}
+
+#[tokio::test]
+async fn mysql_alter_under_load() {
+    alter_under_load(ServerKind::MySql).await;
+}
+
+async fn policies(kind: ServerKind) {
+    let mut options = PairOptions::new(kind);
+    options.replication = "ddl = \"ignore\"\ndatabases = [\"d\"]".to_owned();
+    let pair = Pair::start(
+        &options,
+        "CREATE DATABASE d; CREATE TABLE d.t (id INT PRIMARY KEY)",
+    )
+    .await;
+    pair.run(0, "CREATE TABLE d.own (id INT PRIMARY KEY); CREATE DATABASE private; CREATE TABLE private.t (id INT PRIMARY KEY); INSERT INTO private.t VALUES (1); INSERT INTO d.t VALUES (5)").await;
+    pair.wait().await;
+    let tables: Vec<String> = pair.query(1, "SELECT CONCAT(TABLE_SCHEMA, '.', TABLE_NAME) FROM information_schema.TABLES WHERE TABLE_SCHEMA IN ('d', 'private')").await;
+    assert_eq!(tables, ["d.t"]);
+    let rows: Vec<i32> = pair.query(1, "SELECT id FROM d.t").await;
+    assert_eq!(rows, [5]);
+    assert!(pair.link_to(1).left_out >= 4, "{:#?}", pair.link_to(1));
+
+    options.replication = "ddl = \"halt\"".to_owned();
+    let pair = Pair::start(
+        &options,
+        "CREATE DATABASE d; CREATE TABLE d.t (id INT PRIMARY KEY)",
+    )
+    .await;
+    pair.run(
+        0,
+        "INSERT INTO d.t VALUES (1); ALTER TABLE d.t ADD COLUMN v INT",
+    )
+    .await;
+    let message = pair.halted(1).await;
+    assert!(
+        message.contains("AlterTable") && message.contains("halt"),
+        "{message}"
+    );
+    let rows: Vec<i32> = pair.query(1, "SELECT id FROM d.t").await;
+    assert_eq!(rows, [1], "what stood in front of it is applied");
+}
+
+#[tokio::test]
+async fn mariadb_ddl_policies() {
+    policies(ServerKind::MariaDb).await;
+}
+
+#[tokio::test]
+async fn mysql_ddl_policies() {
+    policies(ServerKind::MySql).await;
+}

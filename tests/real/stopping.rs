@@ -1,0 +1,319 @@
+//! What stops a link, and what it says then: nothing is overwritten in silence, nothing is guessed.
+
+use twinlog_cli::sandbox::ServerKind;
+use twinlog_engine::Error;
+use twinlog_engine::position::operate;
+use twinlog_engine::replicator::Engine;
+use twinlog_harness::pair::PATIENCE;
+use twinlog_harness::{Pair, PairOptions};
+
+const SCHEMA: &str = "CREATE DATABASE d; \
+    CREATE TABLE d.t (id INT PRIMARY KEY, v INT, u INT UNIQUE); INSERT INTO d.t VALUES (1, 0, 1), (2, 0, 2)";
+
+/// Both kinds of server, one after the other.
+macro_rules! on_both {
+    ($($test:ident),* $(,)?) => {
+        mod mariadb {
+            $(#[tokio::test] async fn $test() { super::$test(super::ServerKind::MariaDb).await; })*
+        }
+        mod mysql {
+            $(#[tokio::test] async fn $test() { super::$test(super::ServerKind::MySql).await; })*
+        }
+    };
+}
+
+on_both!(
+    concurrent_writes_of_one_row,
+    concurrent_writes_of_one_unique_value,
+    aba_is_seen,
+    writes_one_after_the_other_are_no_conflict,
+    a_row_that_is_missing,
+    a_row_that_is_there_already,
+    child_meets_deleted_parent,
+    table_without_key,
+    table_with_trigger,
+    schema_that_differs,
+    purged_log,
+    reset_log,
+    second_engine,
+    statement_format,
+    not_set_up,
+);
+
+async fn concurrently(kind: ServerKind, on_a: &str, on_b: &str) -> Pair {
+    let mut pair = Pair::start(&PairOptions::new(kind), SCHEMA).await;
+    pair.wait().await;
+    pair.stop_engine(0).await;
+    pair.stop_engine(1).await;
+    pair.run(0, on_a).await;
+    pair.run(1, on_b).await;
+    pair.start_engine(0).await;
+    pair.start_engine(1).await;
+    pair
+}
+
+async fn concurrent_writes_of_one_row(kind: ServerKind) {
+    let pair = concurrently(
+        kind,
+        "INSERT INTO d.t VALUES (10, 0, 10); UPDATE d.t SET v = 1 WHERE id = 1; INSERT INTO d.t VALUES (12, 0, 12)",
+        "INSERT INTO d.t VALUES (11, 0, 11); UPDATE d.t SET v = 2 WHERE id = 1",
+    )
+    .await;
+    for node in [0, 1] {
+        let message = pair.halted(node).await;
+        assert!(
+            message.contains("d.t") && message.contains("positions set"),
+            "{message}"
+        );
+    }
+    // Neither overwrote the other; what stood in front is there, what stands behind is not.
+    let of_a: Vec<(i32, i32)> = pair.query(0, "SELECT id, v FROM d.t ORDER BY id").await;
+    assert_eq!(of_a, [(1, 1), (2, 0), (10, 0), (11, 0), (12, 0)]);
+    let of_b: Vec<(i32, i32)> = pair.query(1, "SELECT id, v FROM d.t ORDER BY id").await;
+    assert_eq!(of_b, [(1, 2), (2, 0), (10, 0), (11, 0)]);
+}
+
+async fn concurrent_writes_of_one_unique_value(kind: ServerKind) {
+    let pair = concurrently(
+        kind,
+        "INSERT INTO d.t VALUES (10, 0, 77)",
+        "INSERT INTO d.t VALUES (11, 0, 77)",
+    )
+    .await;
+    for node in [0, 1] {
+        assert!(pair.halted(node).await.contains("same key"));
+    }
+}
+
+async fn aba_is_seen(kind: ServerKind) {
+    // Comparing images would find nothing wrong with b's row.
+    let pair = concurrently(
+        kind,
+        "UPDATE d.t SET v = 9 WHERE id = 1",
+        "UPDATE d.t SET v = 5 WHERE id = 1; UPDATE d.t SET v = 0 WHERE id = 1",
+    )
+    .await;
+    assert!(pair.halted(1).await.contains("same key"));
+    let v: Vec<i32> = pair.query(1, "SELECT v FROM d.t WHERE id = 1").await;
+    assert_eq!(v, [0]);
+}
+
+async fn writes_one_after_the_other_are_no_conflict(kind: ServerKind) {
+    let pair = Pair::start(&PairOptions::new(kind), SCHEMA).await;
+    for round in 0..10 {
+        pair.run(round % 2, &format!("UPDATE d.t SET v = {round} WHERE id = 1; DELETE FROM d.t WHERE id = 2; INSERT INTO d.t VALUES (2, {round}, 2)")).await;
+        pair.wait().await;
+        pair.assert_equal().await;
+    }
+    let v: Vec<i32> = pair.query(0, "SELECT v FROM d.t").await;
+    assert_eq!(v, [9, 9]);
+}
+
+/// Removes or adds a row at b without the log's knowledge, so that the nodes drift apart.
+async fn drifted(kind: ServerKind, at_b: &str, on_a: &str) -> String {
+    let pair = Pair::start(&PairOptions::new(kind), SCHEMA).await;
+    pair.run(1, &format!("SET sql_log_bin = 0; {at_b}")).await;
+    pair.run(0, &format!("INSERT INTO d.t VALUES (20, 0, 20); {on_a}"))
+        .await;
+    let message = pair.halted(1).await;
+    let before: Vec<i32> = pair.query(1, "SELECT id FROM d.t WHERE id = 20").await;
+    assert_eq!(before, [20], "what stood in front of it is applied");
+    message
+}
+
+async fn a_row_that_is_missing(kind: ServerKind) {
+    for statement in [
+        "UPDATE d.t SET v = 1 WHERE id = 1",
+        "DELETE FROM d.t WHERE id = 1",
+    ] {
+        let message = drifted(kind, "DELETE FROM d.t WHERE id = 1", statement).await;
+        assert!(
+            message.starts_with("drift") && message.contains("d.t"),
+            "{message}"
+        );
+    }
+}
+
+async fn a_row_that_is_there_already(kind: ServerKind) {
+    let message = drifted(
+        kind,
+        "INSERT INTO d.t VALUES (30, 5, 30)",
+        "INSERT INTO d.t VALUES (30, 6, 31)",
+    )
+    .await;
+    assert!(
+        message.starts_with("drift") && message.contains("PRIMARY"),
+        "{message}"
+    );
+    assert!(!message.contains("'30'"), "no cell values: {message}");
+}
+
+async fn child_meets_deleted_parent(kind: ServerKind) {
+    let mut pair = Pair::start(
+        &PairOptions::new(kind),
+        "CREATE DATABASE d; CREATE TABLE d.p (id INT PRIMARY KEY); CREATE TABLE d.c (id INT PRIMARY KEY, \
+         p INT, FOREIGN KEY (p) REFERENCES d.p (id)); INSERT INTO d.p VALUES (1), (2)",
+    )
+    .await;
+    // In order it goes through.
+    pair.run(0, "INSERT INTO d.p VALUES (3); INSERT INTO d.c VALUES (1, 3); START TRANSACTION; DELETE FROM d.c; DELETE FROM d.p WHERE id = 3; COMMIT").await;
+    pair.wait().await;
+    pair.assert_equal().await;
+    pair.stop_engine(0).await;
+    pair.stop_engine(1).await;
+    pair.run(0, "DELETE FROM d.p WHERE id = 1").await;
+    pair.run(1, "INSERT INTO d.c VALUES (5, 1)").await;
+    pair.start_engine(0).await;
+    pair.start_engine(1).await;
+    for node in [0, 1] {
+        let message = pair.halted(node).await;
+        assert!(message.contains("foreign key"), "{message}");
+    }
+}
+
+async fn table_without_key(kind: ServerKind) {
+    let pair = Pair::start(
+        &PairOptions::new(kind),
+        "CREATE DATABASE d; CREATE TABLE d.bare (v INT)",
+    )
+    .await;
+    pair.run(0, "INSERT INTO d.bare VALUES (1)").await;
+    let message = pair.halted(1).await;
+    assert!(
+        message.contains("d.bare") && message.contains("ADD PRIMARY KEY"),
+        "{message}"
+    );
+}
+
+async fn table_with_trigger(kind: ServerKind) {
+    let pair = Pair::start(
+        &PairOptions::new(kind),
+        "CREATE DATABASE d; CREATE TABLE d.t (id INT PRIMARY KEY, v INT); \
+         CREATE TRIGGER d.twice BEFORE INSERT ON d.t FOR EACH ROW SET NEW.v = NEW.v + 1",
+    )
+    .await;
+    pair.run(0, "INSERT INTO d.t VALUES (1, 1)").await;
+    let message = pair.halted(1).await;
+    assert!(
+        message.contains("triggers") && message.contains("d.t"),
+        "{message}"
+    );
+}
+
+async fn schema_that_differs(kind: ServerKind) {
+    let pair = Pair::start(&PairOptions::new(kind), SCHEMA).await;
+    pair.run(1, "SET sql_log_bin = 0; ALTER TABLE d.t DROP COLUMN v")
+        .await;
+    pair.run(0, "INSERT INTO d.t VALUES (5, 5, 5)").await;
+    let message = pair.halted(1).await;
+    assert!(
+        message.contains("schema of d.t") && message.contains(" v "),
+        "{message}"
+    );
+}
+
+async fn purged_log(kind: ServerKind) {
+    let mut pair = Pair::start(&PairOptions::new(kind), SCHEMA).await;
+    pair.stop_engine(1).await;
+    pair.run(
+        0,
+        "INSERT INTO d.t VALUES (5, 5, 5); FLUSH BINARY LOGS; INSERT INTO d.t VALUES (6, 6, 6)",
+    )
+    .await;
+    pair.stop_engine(0).await;
+    let last: Vec<mysql_async::Row> = pair.query(0, "SHOW BINARY LOGS").await;
+    let file: String = last.last().unwrap().get(0).unwrap();
+    // A file that a stream still reads is not purged, and the server sees only with its next
+    // heartbeat that the stream has gone.
+    let streams =
+        "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE COMMAND LIKE 'Binlog Dump%'";
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while pair.query::<i64>(0, streams).await != [0] {
+        assert!(std::time::Instant::now() < deadline, "streams stay open");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    pair.run(0, &format!("PURGE BINARY LOGS TO '{file}'")).await;
+    pair.start_engine(1).await;
+    let message = pair.halted(1).await;
+    assert!(
+        message.contains("cannot send its log") && message.contains("positions set"),
+        "{message}"
+    );
+
+    // The way out that it names.
+    pair.run(
+        1,
+        "SET sql_log_bin = 0; INSERT INTO d.t VALUES (5, 5, 5), (6, 6, 6)",
+    )
+    .await;
+    assert!(
+        matches!(
+            operate::set(&pair.config, "a", "b", "end").await,
+            Err(Error::Fenced(_))
+        ),
+        "not while the engine runs"
+    );
+    pair.stop_engine(1).await;
+    let (_, set) = operate::set(&pair.config, "a", "b", "end").await.unwrap();
+    assert!(set.starts_with(&file), "{set}");
+    pair.start_engine(0).await;
+    pair.start_engine(1).await;
+    pair.run(0, "INSERT INTO d.t VALUES (7, 7, 7)").await;
+    pair.wait().await;
+    pair.assert_equal().await;
+}
+
+async fn reset_log(kind: ServerKind) {
+    let mut pair = Pair::start(&PairOptions::new(kind), SCHEMA).await;
+    pair.run(0, "INSERT INTO d.t VALUES (5, 5, 5)").await;
+    pair.wait().await;
+    pair.stop_engine(0).await;
+    pair.stop_engine(1).await;
+    let reset = match kind {
+        ServerKind::MariaDb => "RESET MASTER",
+        ServerKind::MySql => "RESET BINARY LOGS AND GTIDS",
+    };
+    pair.run(0, reset).await;
+    pair.start_engine(1).await;
+    let message = pair.halted(1).await;
+    assert!(
+        message.contains("reset") && message.contains("positions set"),
+        "{message}"
+    );
+}
+
+async fn second_engine(kind: ServerKind) {
+    let pair = Pair::start(&PairOptions::new(kind), SCHEMA).await;
+    // With the same folder, and with one of its own as on another host.
+    let same = Engine::start(std::sync::Arc::clone(&pair.config), "b").await;
+    assert!(matches!(same, Err(Error::Fenced(_))), "{same:?}");
+    let mut other = (*pair.config).clone();
+    other.engine.data_dir = pair.folder().join("other");
+    let other = Engine::start(std::sync::Arc::new(other), "b").await;
+    let message = other.map(|_| ()).unwrap_err().to_string();
+    assert!(
+        message.contains("another engine is running for node b"),
+        "{message}"
+    );
+    pair.run(0, "INSERT INTO d.t VALUES (5, 5, 5)").await;
+    pair.wait().await;
+    pair.assert_equal().await;
+}
+
+async fn statement_format(kind: ServerKind) {
+    let pair = Pair::start(&PairOptions::new(kind), SCHEMA).await;
+    pair.run(
+        0,
+        "SET SESSION binlog_format = 'STATEMENT'; UPDATE d.t SET v = 3 WHERE id = 1",
+    )
+    .await;
+    let message = pair.halted(1).await;
+    assert!(message.contains("ROW"), "{message}");
+}
+
+async fn not_set_up(kind: ServerKind) {
+    let pair = Pair::servers(&PairOptions::new(kind)).await;
+    let started = Engine::start(std::sync::Arc::clone(&pair.config), "a").await;
+    let message = started.map(|_| ()).unwrap_err().to_string();
+    assert!(message.contains("twinlog init"), "{message}");
+}
