@@ -1,2 +1,7 @@
 //! The `twinlog` program.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    twinlog_cli::program::run()
+}

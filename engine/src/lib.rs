@@ -24,6 +24,7 @@ pub mod log_reader;
 pub mod monitor;
 pub mod origin;
 pub mod position;
+pub mod preflight;
 pub mod replicator;
 pub mod row;
 pub mod schema;

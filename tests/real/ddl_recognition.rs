@@ -260,7 +260,11 @@ const ONLY_MARIADB: &[Case] = &[
         "Refused ALTER TABLE .. ADD COLUMN d1",
         None,
     ),
-    ("ALTER TABLE t DROP COLUMN IF EXISTS u", "AlterTable d1.t", None),
+    (
+        "ALTER TABLE t DROP COLUMN IF EXISTS u",
+        "AlterTable d1.t",
+        None,
+    ),
     ("CREATE SEQUENCE sq", "Refused CREATE SEQUENCE d1", None),
     ("DROP SEQUENCE sq", "Refused DROP SEQUENCE d1", None),
     (

@@ -5,6 +5,7 @@
 // any of them fails.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod check;
 mod compare;
 mod ddl_recognition;
 mod definition;
@@ -16,3 +17,20 @@ mod spine;
 mod stopping;
 mod sysbench;
 mod workload;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Where the servers of tests have their folders.
+fn base() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR"))
+}
+
+/// Waits for a condition; fails when it does not come true in time.
+async fn until(deadline: Duration, condition: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < deadline, "not within {deadline:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

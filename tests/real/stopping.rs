@@ -225,7 +225,8 @@ async fn purged_log(kind: ServerKind) {
     let file: String = last.last().unwrap().get(0).unwrap();
     // A file that a stream still reads is not purged, and the server sees only with its next
     // heartbeat that the stream has gone.
-    let streams = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE COMMAND LIKE 'Binlog Dump%'";
+    let streams =
+        "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE COMMAND LIKE 'Binlog Dump%'";
     let deadline = std::time::Instant::now() + PATIENCE;
     while pair.query::<i64>(0, streams).await != [0] {
         assert!(std::time::Instant::now() < deadline, "streams stay open");

@@ -156,10 +156,16 @@ pub async fn set(
     reverse.seen_clock = clock;
     reverse.epoch += 1;
     origin_connection
-        .execute(reverse.replace(&config.engine.schema), "setting what was seen")
+        .execute(
+            reverse.replace(&config.engine.schema),
+            "setting what was seen",
+        )
         .await?;
     connection
-        .execute(marker.replace(&config.engine.schema), "setting the position")
+        .execute(
+            marker.replace(&config.engine.schema),
+            "setting the position",
+        )
         .await?;
     connection.close().await;
     origin_connection.close().await;

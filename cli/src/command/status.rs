@@ -1,0 +1,158 @@
+//! `twinlog status`: how every link stands.
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+use serde::Serialize;
+use twinlog_engine::config::{Config, NodeConfig};
+use twinlog_engine::status::{EngineStatus, State};
+
+use super::code;
+use crate::arguments::Status;
+use crate::output::{Output, Tone};
+use crate::status_client;
+
+/// One engine's answer, or why there is none.
+#[derive(Serialize)]
+struct Answer {
+    node: String,
+    error: Option<String>,
+    status: Option<EngineStatus>,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    ok: bool,
+    engines: &'a [Answer],
+}
+
+pub(super) async fn run(
+    config: &Config,
+    arguments: &Status,
+    output: &Output,
+) -> anyhow::Result<ExitCode> {
+    let nodes: Vec<&NodeConfig> = match &arguments.node {
+        Some(name) => vec![config.node(name)?],
+        None => config.nodes.iter().collect(),
+    };
+    if nodes.iter().all(|node| node.listen.is_none()) {
+        bail!(
+            "no engine can be asked: give each [[node]] a line such as listen = \"127.0.0.1:7401\" \
+             and start its engine again"
+        );
+    }
+    loop {
+        let answers = ask(&nodes).await;
+        let ok = answers.iter().all(healthy);
+        if arguments.watch.is_some() && !output.is_json() {
+            output.clear()?;
+        }
+        if output.is_json() {
+            output.facts(&Report {
+                ok,
+                engines: &answers,
+            })?;
+        } else {
+            print(config, &answers, output)?;
+        }
+        match arguments.watch {
+            Some(pause) => tokio::time::sleep(pause).await,
+            None => return Ok(code(ok)),
+        }
+    }
+}
+
+async fn ask(nodes: &[&NodeConfig]) -> Vec<Answer> {
+    let mut answers = Vec::new();
+    for node in nodes {
+        let (status, error) = match status_client::status(node).await {
+            Ok(status) => (Some(status), None),
+            Err(error) => (None, Some(format!("{error:#}"))),
+        };
+        answers.push(Answer {
+            node: node.name.clone(),
+            error,
+            status,
+        });
+    }
+    answers
+}
+
+fn healthy(answer: &Answer) -> bool {
+    let needs_nobody = |state: State| !matches!(state, State::Halted | State::Stopped);
+    answer.status.as_ref().is_some_and(|status| {
+        needs_nobody(status.tailer.state)
+            && status
+                .links
+                .iter()
+                .all(|link| needs_nobody(link.state) && link.returned == 0)
+    })
+}
+
+fn print(config: &Config, answers: &[Answer], output: &Output) -> anyhow::Result<()> {
+    let mut table = output.table(&[
+        "link", "state", "source", "applied", "lag s", "waiting", "trx/s", "trx", "rows",
+        "returned",
+    ]);
+    let mut notes = Vec::new();
+    for answer in answers {
+        let Some(status) = &answer.status else {
+            let why = answer.error.as_deref().unwrap_or_default();
+            notes.push(output.paint(Tone::Bad, &format!("engine {}: {why}", answer.node)));
+            continue;
+        };
+        if status.config_digest != config.digest() {
+            notes.push(output.paint(
+                Tone::Bad,
+                &format!(
+                    "engine {} runs with another config file (digest {}, here {})",
+                    answer.node,
+                    status.config_digest,
+                    config.digest()
+                ),
+            ));
+        }
+        for link in &status.links {
+            let name = format!("{} -> {}", link.origin, link.target);
+            table.add_row(vec![
+                comfy_table::Cell::new(&name),
+                output.cell(tone(link.state), link.state),
+                comfy_table::Cell::new(&link.source_position),
+                comfy_table::Cell::new(&link.applied_position),
+                comfy_table::Cell::new(format!("{:.1}", link.lag_seconds)),
+                comfy_table::Cell::new(link.lag_transactions),
+                comfy_table::Cell::new(format!("{:.0}", link.transactions_per_second)),
+                comfy_table::Cell::new(link.applied_transactions),
+                comfy_table::Cell::new(link.applied_rows),
+                if link.returned == 0 {
+                    comfy_table::Cell::new(0)
+                } else {
+                    output.cell(Tone::Bad, link.returned)
+                },
+            ]);
+            if let Some(error) = &link.last_error {
+                notes.push(output.paint(tone(link.state), &format!("link {name}: {error}")));
+            }
+        }
+        if let Some(error) = &status.tailer.last_error {
+            let text = format!("tailer of {}: {error}", status.node);
+            notes.push(output.paint(tone(status.tailer.state), &text));
+        }
+    }
+    if answers.iter().any(|answer| answer.status.is_some()) {
+        output.line(table.trim_fmt())?;
+    }
+    for note in notes {
+        output.line(note)?;
+    }
+    Ok(())
+}
+
+fn tone(state: State) -> Tone {
+    match state {
+        State::Streaming => Tone::Good,
+        State::CatchingUp | State::Connecting | State::Retrying => Tone::Odd,
+        State::Halted | State::Stopped => Tone::Bad,
+    }
+}
