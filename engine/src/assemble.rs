@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::gtid::Gtid;
 use crate::position::LogPos;
 use crate::source::Placed;
-use crate::transaction::{Assembled, DdlStatement, LoggedStatement, TableChange};
+use crate::transaction::{Assembled, DdlStatement, ForeignKeyMode, LoggedStatement, TableChange};
 
 /// MariaDB's GTID event says that no end event follows (DDL and its like).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +34,8 @@ struct Open {
     shape: Shape,
     statement: Option<LoggedStatement>,
     changes: Vec<TableChange>,
+    /// Which of `changes` is the first of the statement whose end was not read yet.
+    statement_from: usize,
     weight: usize,
 }
 
@@ -110,6 +112,7 @@ impl Assembler {
                     shape,
                     statement: None,
                     changes: Vec::new(),
+                    statement_from: 0,
                     weight: 0,
                 });
                 Ok(None)
@@ -130,7 +133,17 @@ impl Assembler {
             Event::Xid => self.finish(start, end, header),
             Event::XaPrepare { one_phase: true } => self.finish(start, end, header),
             Event::XaPrepare { one_phase: false } => Err(self.xa(start)),
-            Event::Rows { table, changes } => {
+            Event::Rows {
+                table,
+                flags,
+                changes,
+            } => {
+                let foreign_keys =
+                    match (flags.cascades_are_logged(), flags.no_foreign_key_checks()) {
+                        (true, _) => ForeignKeyMode::Logged,
+                        (false, true) => ForeignKeyMode::Off,
+                        (false, false) => ForeignKeyMode::Engine,
+                    };
                 let Some(open) = &mut self.open else {
                     return Err(self.malformed(
                         start,
@@ -145,7 +158,19 @@ impl Assembler {
                     .extend(changes.into_iter().map(|change| TableChange {
                         table: Arc::clone(&table),
                         change,
+                        foreign_keys,
                     }));
+                if flags.ends_statement() {
+                    // MySQL flags cascaded rows like those of a session with foreign_key_checks=0.
+                    // What a statement cascades to stands in front of the row that it came from, so
+                    // the last event tells which of the two it is.
+                    if flags.no_foreign_key_checks() {
+                        for change in &mut open.changes[open.statement_from..] {
+                            change.foreign_keys = ForeignKeyMode::Off;
+                        }
+                    }
+                    open.statement_from = open.changes.len();
+                }
                 Ok(None)
             }
             Event::Payload(inner) => {
@@ -329,6 +354,7 @@ impl Open {
             shape,
             statement: None,
             changes: Vec::new(),
+            statement_from: 0,
             weight: 0,
         }
     }

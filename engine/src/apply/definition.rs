@@ -112,6 +112,7 @@ impl Applier {
         for statement in session::apply_session(self.target.flavor, self.origin.server_id) {
             self.connection.execute(&statement, &context).await?;
         }
+        self.foreign_key_checks = true;
         outcome.map_err(|error| self.definition_failed(transaction, error))
     }
 

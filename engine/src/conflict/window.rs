@@ -194,7 +194,8 @@ mod tests {
             row_key: vec![0],
             unique_keys: Vec::new(),
             has_opaque_unique_key: false,
-            foreign_keys: false,
+            parents: Vec::new(),
+            children: Vec::new(),
             triggers: false,
         };
         let value = Value::Int(number);

@@ -59,6 +59,35 @@ pub struct SessionContext {
     pub microseconds: u32,
 }
 
+/// Flags of a rows event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RowsFlags(pub u16);
+
+impl RowsFlags {
+    const STATEMENT_END: u16 = 0x01;
+    const NO_FOREIGN_KEY_CHECKS: u16 = 0x02;
+    const USE_SQL_FOREIGN_KEY: u16 = 0x10;
+
+    /// The last rows event of its statement.
+    #[must_use]
+    pub fn ends_statement(self) -> bool {
+        self.0 & Self::STATEMENT_END != 0
+    }
+
+    /// The rows were written without foreign key checks: by a session with `foreign_key_checks=0`,
+    /// or (with [`Self::cascades_are_logged`]) by a cascade.
+    #[must_use]
+    pub fn no_foreign_key_checks(self) -> bool {
+        self.0 & Self::NO_FOREIGN_KEY_CHECKS != 0
+    }
+
+    /// MySQL: what the foreign keys cascaded to is in the log as rows of its own.
+    #[must_use]
+    pub fn cascades_are_logged(self) -> bool {
+        self.0 & Self::USE_SQL_FOREIGN_KEY != 0
+    }
+}
+
 /// One event, decoded.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
@@ -111,6 +140,8 @@ pub enum Event {
     Rows {
         /// Their table, as mapped before.
         table: Arc<SourceTable>,
+        /// Raw flags of the event; see [`RowsFlags`].
+        flags: RowsFlags,
         /// In the log's order.
         changes: Vec<RowChange>,
     },

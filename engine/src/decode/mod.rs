@@ -238,6 +238,7 @@ impl Decoder {
                 "rows of table number {id}, which no table map before them names"
             ));
         };
+        let flags = rows::flags(body)?;
         let changes = if mapped.wanted {
             rows::decode(self.flavor, form, body, &mapped.table, &mapped.codecs)?
         } else {
@@ -245,6 +246,7 @@ impl Decoder {
         };
         Ok(Event::Rows {
             table: Arc::clone(&mapped.table),
+            flags,
             changes,
         })
     }
