@@ -8,6 +8,9 @@ use serde::Serialize;
 
 use crate::logging::no_color;
 
+/// Columns of text below which tables are not fitted to the terminal.
+const NARROW: u16 = 60;
+
 /// Where and how to print.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Output {
@@ -69,7 +72,9 @@ impl Output {
     pub(crate) fn table(&self, headings: &[&str]) -> Table {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
-        if std::io::stdout().is_terminal() {
+        // A terminal that does not know its width says 0, and a narrow one does better with its own
+        // line breaks than with columns of single letters.
+        if table.width().is_some_and(|width| width >= NARROW) {
             table.set_content_arrangement(ContentArrangement::Dynamic);
         }
         if self.colour {

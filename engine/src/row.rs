@@ -23,7 +23,8 @@ pub enum Value {
     /// DECIMAL as plain digits with all its decimals, such as `-12.340`.
     Decimal(Box<str>),
     /// CHAR, VARCHAR, TEXT in the column's own character set; BINARY, VARBINARY, BLOB, GEOMETRY,
-    /// VECTOR and MariaDB's INET/UUID types as stored.
+    /// VECTOR and MariaDB's INET/UUID types as stored. The log leaves out the trailing spaces of
+    /// CHAR and the trailing zero bytes of BINARY, INET and UUID.
     Bytes(Box<[u8]>),
     /// BIT(1..64).
     Bit(u64),
@@ -212,7 +213,8 @@ pub struct SourceTable {
     pub database: Box<str>,
     /// Table name.
     pub name: Box<str>,
-    /// Columns in the table's order.
+    /// Columns in the table's order, generated and invisible ones included. Empty for tables that
+    /// the decoder's filter left out.
     pub columns: Box<[SourceColumn]>,
     /// Columns of the primary key (indexes into `columns`), where the log says (`FULL` only).
     pub primary_key: Option<Box<[usize]>>,

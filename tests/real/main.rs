@@ -17,4 +17,22 @@ mod sandbox;
 mod spine;
 mod stopping;
 mod sysbench;
+mod types;
 mod workload;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Where the servers of tests have their folders.
+fn base() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR"))
+}
+
+/// Waits for a condition; fails when it does not come true in time.
+async fn until(deadline: Duration, condition: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < deadline, "not within {deadline:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

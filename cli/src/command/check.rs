@@ -95,7 +95,8 @@ pub(super) fn print(
         output.line(table.trim_fmt())?;
         output.line("")?;
     }
-    let summary = format!("{pass} passed, {warn} warnings, {fail} failed");
+    let warnings = if warn == 1 { "warning" } else { "warnings" };
+    let summary = format!("{pass} passed, {warn} {warnings}, {fail} failed");
     output.line(match (fail, warn) {
         (0, 0) => output.paint(Tone::Good, &format!("{summary}: the nodes may be joined")),
         (0, _) => output.paint(Tone::Odd, &format!("{summary}: the nodes may be joined")),

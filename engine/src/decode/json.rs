@@ -14,8 +14,15 @@ pub struct Json(Document);
 enum Document {
     /// As the server stores it.
     Stored(Box<[u8]>),
-    /// After a partial update.
-    Tree { root: Node, weight: usize },
+    /// After a partial update. Boxed to keep every [`crate::row::Value`] small.
+    Tree(Box<Tree>),
+}
+
+#[derive(Debug, Clone)]
+struct Tree {
+    root: Node,
+    /// Bytes, roughly.
+    weight: usize,
 }
 
 /// A part of a document.
@@ -60,7 +67,7 @@ impl Json {
     pub fn weight(&self) -> usize {
         match &self.0 {
             Document::Stored(bytes) => bytes.len(),
-            Document::Tree { weight, .. } => *weight,
+            Document::Tree(tree) => tree.weight,
         }
     }
 
@@ -76,7 +83,7 @@ impl Json {
     fn tree(&self) -> Result<Cow<'_, Node>> {
         match &self.0 {
             Document::Stored(bytes) => Ok(Cow::Owned(parse(bytes)?)),
-            Document::Tree { root, .. } => Ok(Cow::Borrowed(root)),
+            Document::Tree(tree) => Ok(Cow::Borrowed(&tree.root)),
         }
     }
 
@@ -113,10 +120,8 @@ impl Json {
                 ));
             }
         }
-        Ok(Self(Document::Tree {
-            root,
-            weight: self.weight() + differences.len(),
-        }))
+        let weight = self.weight() + differences.len();
+        Ok(Self(Document::Tree(Box::new(Tree { root, weight }))))
     }
 }
 

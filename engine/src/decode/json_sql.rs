@@ -218,7 +218,6 @@ fn write_opaque_temporal(field_type: u8, packed: i64, out: &mut Vec<u8>) -> Resu
     let value = value::datetime(whole, micros);
     if field_type == 7 {
         write_column(out, "TIMESTAMP(6)", |out| {
-            // Quoted for SQL, the text of a JSON string.
             literal::write_temporal(out, &value);
         });
         return Ok(());

@@ -204,6 +204,8 @@ impl Decoder {
         {
             return Ok(Event::TableMap(Arc::clone(&known.table)));
         }
+        // Should this map turn out unusable, rows must not be read by an older one.
+        self.tables.remove(&id);
         let (database, name) = table_map::names(body)?;
         let wanted = self
             .filter

@@ -263,6 +263,12 @@ mod tests {
     }
 
     #[test]
+    fn values_are_small() {
+        // Rows are held by the million while they wait.
+        assert!(size_of::<Value>() <= 24, "{}", size_of::<Value>());
+    }
+
+    #[test]
     fn decimals() {
         let read = |precision, scale, bytes: &[u8]| {
             decimal(&mut Reader::new(bytes), precision, scale).unwrap()

@@ -25,6 +25,14 @@ const ON_ENGINE: &[&str] = &[
     "SELECT", "INSERT", "UPDATE", "DELETE", "CREATE", "ALTER", "DROP", "INDEX",
 ];
 
+/// MySQL: a view keeps its definer, who may be another account, an administrator, or one that is
+/// not there.
+const DEFINERS: [&str; 3] = [
+    "SET_ANY_DEFINER",
+    "ALLOW_NONEXISTENT_DEFINER",
+    "SYSTEM_USER",
+];
+
 /// What an account may do, as SHOW GRANTS tells it.
 #[derive(Debug, Default)]
 pub(super) struct Grants {
@@ -242,7 +250,12 @@ pub(super) fn findings(config: &Config, facts: &NodeFacts) -> Vec<Finding> {
     }
 
     let mut global = if facts.maria {
-        lacking(&["REPLICATION SLAVE", "BINLOG MONITOR", "BINLOG REPLAY"])
+        lacking(&[
+            "REPLICATION SLAVE",
+            "BINLOG MONITOR",
+            "BINLOG REPLAY",
+            "BINLOG ADMIN",
+        ])
     } else {
         let mut wanted = vec!["REPLICATION SLAVE", "REPLICATION CLIENT"];
         if ddl {
@@ -250,8 +263,8 @@ pub(super) fn findings(config: &Config, facts: &NodeFacts) -> Vec<Finding> {
         }
         lacking(&wanted)
     };
-    if !facts.maria && ddl {
-        // Either lets a session take the settings that a replicated statement was run with.
+    if !facts.maria {
+        // Either lets a session take the settings that rows and DDL are applied with.
         let any = ["SYSTEM_VARIABLES_ADMIN", "SESSION_VARIABLES_ADMIN"];
         if !any.iter().any(|privilege| grants.globally(privilege)) {
             global.push("SESSION_VARIABLES_ADMIN");
@@ -308,7 +321,7 @@ pub(super) fn findings(config: &Config, facts: &NodeFacts) -> Vec<Finding> {
             .collect();
         let why = ": DDL that clients run under a tagged GTID cannot be replicated";
         report(Level::Warn, &tag, "*.*", why);
-        let definer: Vec<&str> = lacking(&["SET_ANY_DEFINER", "ALLOW_NONEXISTENT_DEFINER"])
+        let definer: Vec<&str> = lacking(&DEFINERS)
             .into_iter()
             .filter(|privilege| known(privilege))
             .collect();

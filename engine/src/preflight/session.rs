@@ -56,7 +56,7 @@ impl Session {
                      ALTER USER '{user}'@'%' IDENTIFIED BY '...'"
                 )))
             }
-            Ok(Err(error)) => Err(unreachable(error.to_string())),
+            Ok(Err(error)) => Err(unreachable(innermost(&error))),
             Err(_) => Err(unreachable(format!(
                 "no answer within {} s",
                 CONNECT_TIMEOUT.as_secs()
@@ -108,6 +108,15 @@ impl Session {
     pub(super) async fn close(self) {
         let _ = self.conn.disconnect().await;
     }
+}
+
+/// What it comes down to; the driver wraps the system's error in two of its own.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
 }
 
 fn text_row(row: Row) -> TextRow {

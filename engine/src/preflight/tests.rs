@@ -380,14 +380,14 @@ fn missing_privileges_name_the_grant() {
             "",
             &[&format!("GRANT {tables}, REPLICATION SLAVE ON *.* TO x")]
         ),
-        ["GRANT BINLOG MONITOR, BINLOG REPLAY ON *.* TO 't'@'%';"]
+        ["GRANT BINLOG MONITOR, BINLOG REPLAY, BINLOG ADMIN ON *.* TO 't'@'%';"]
     );
     assert_eq!(
         lacking(
             true,
             "[replication]\nddl = \"ignore\"\ndatabases = [\"shop\", \"crm_*\"]",
             &[
-                "GRANT REPLICATION SLAVE, BINLOG MONITOR, BINLOG REPLAY ON *.* TO x",
+                "GRANT REPLICATION SLAVE, BINLOG MONITOR, BINLOG REPLAY, BINLOG ADMIN ON *.* TO x",
                 "GRANT SELECT, INSERT, UPDATE, DELETE, TRIGGER ON `shop`.* TO x",
                 "GRANT SELECT, INSERT, UPDATE, TRIGGER ON `crm\\_%`.* TO x",
             ]
