@@ -269,7 +269,8 @@ impl Assembler {
                 Err(self.xa(start))
             }
             statement => {
-                if error_code != 0 {
+                // DDL is held to the same error at the target.
+                if error_code != 0 && !matches!(statement, Statement::Ddl(_)) {
                     return Err(Error::Unsupported {
                         node: self.node.to_string(),
                         position: start.to_string(),
@@ -289,7 +290,11 @@ impl Assembler {
                 if open.statement.is_some() {
                     return Err(self.malformed(start, "two statements in one transaction"));
                 }
-                open.statement = Some(LoggedStatement { statement, logged });
+                open.statement = Some(LoggedStatement {
+                    statement,
+                    logged,
+                    error_code,
+                });
                 if bracketed {
                     Ok(None)
                 } else {

@@ -9,14 +9,14 @@
 use crate::clock::Clock;
 use crate::config::ReplicationConfig;
 use crate::connection::Identity;
-use crate::decode::ddl::{self, Coverage, Statement};
-use crate::decode::event::Flavor;
+use crate::decode::ddl::{self, Coverage, Recovery, Statement};
+use crate::decode::event::{Flavor, SessionContext};
 use crate::error::{Error, Result};
 use crate::gtid::Gtid;
 use crate::position::LogPos;
-use crate::position::marker::{BARRIER_TABLE, MARKER_TABLE, Marker};
+use crate::position::marker::{BARRIER_TABLE, Intended, MARKER_TABLE, Marker};
 use crate::row::RowChange;
-use crate::transaction::{Assembled, Definition, Local, Sealed, Seen};
+use crate::transaction::{Assembled, DdlStatement, Definition, Local, Sealed, Seen};
 
 /// What a transaction turned out to be.
 #[derive(Debug)]
@@ -47,6 +47,9 @@ pub enum Reason {
     Applied(Box<Marker>),
     /// An engine ran this DDL here for another node.
     AppliedDefinition,
+    /// MariaDB undid, as it recovered from a crash, some of a DDL statement that an engine ran here
+    /// for another node: it is to be run again.
+    UndoneDefinition,
     /// It came from the other node by another way than this engine, such as the servers' own
     /// replication still running.
     Returned,
@@ -63,6 +66,9 @@ pub struct OriginFilter {
     replication: ReplicationConfig,
     clock: Clock,
     seen: Seen,
+    /// DDL that an engine was about to run for the peer, of which the log does not say yet whether
+    /// it ran.
+    intended: Option<Intended>,
 }
 
 impl OriginFilter {
@@ -76,6 +82,7 @@ impl OriginFilter {
         replication: ReplicationConfig,
         clock: u64,
         seen: Seen,
+        intended: Option<Intended>,
     ) -> Self {
         Self {
             log_of,
@@ -84,7 +91,15 @@ impl OriginFilter {
             replication,
             clock: Clock::resume(clock),
             seen,
+            intended,
         }
+    }
+
+    /// DDL that an engine was about to run for the peer, of which the log read so far does not say
+    /// whether it ran: to be handed to the filter that goes on from here.
+    #[must_use]
+    pub fn intended(&self) -> Option<&Intended> {
+        self.intended.as_ref()
     }
 
     /// Says what a transaction is. Must be given every transaction of the log, in its order.
@@ -102,10 +117,17 @@ impl OriginFilter {
                     clock: marker.clock,
                 };
             }
+            if *marker.origin == *self.peer.node {
+                self.intended.clone_from(&marker.intended);
+            }
             return Ok(self.passed(transaction.end, Reason::Applied(Box::new(marker))));
+        }
+        if let Some(reason) = self.recovered(&transaction) {
+            return Ok(self.passed(transaction.end, reason));
         }
         if self.is_peers(&transaction) {
             let reason = if transaction.statement.is_some() {
+                self.intended = None;
                 Reason::AppliedDefinition
             } else {
                 Reason::Returned
@@ -113,6 +135,36 @@ impl OriginFilter {
             return Ok(self.passed(transaction.end, reason));
         }
         self.local(transaction)
+    }
+
+    /// Whether the transaction is DDL of an engine that MariaDB finished or undid when it started
+    /// after a crash. It logs that under its own `server_id`; the event's timestamp is 0, and its
+    /// words tell which statement it is about.
+    fn recovered(&mut self, transaction: &Assembled) -> Option<Reason> {
+        if self.log_of.flavor != Flavor::MariaDb || transaction.committed_at != 0 {
+            return None;
+        }
+        let (logged, intended) = (transaction.statement.as_ref()?, self.intended.as_ref()?);
+        let statement = DdlStatement {
+            database: intended.database.clone(),
+            sql: intended.sql.clone(),
+            session: SessionContext {
+                sql_mode: Some(intended.sql_mode),
+                ..SessionContext::default()
+            },
+        };
+        let Statement::Ddl(ddl) = ddl::recognise_logged(&statement, Flavor::MariaDb) else {
+            return None;
+        };
+        let found = (&logged.statement, &logged.logged.sql[..]);
+        match ddl::recovery((&ddl, &intended.sql), found) {
+            Recovery::Finished => {
+                self.intended = None;
+                Some(Reason::AppliedDefinition)
+            }
+            Recovery::Partly => Some(Reason::UndoneDefinition),
+            Recovery::Unrelated => None,
+        }
     }
 
     fn local(&mut self, transaction: Assembled) -> Result<Origin> {
@@ -130,6 +182,7 @@ impl OriginFilter {
                     Some(Definition {
                         ddl: ddl.clone(),
                         statement,
+                        error_code: logged.error_code,
                     })
                 }
                 Err(rule) => return Ok(self.passed(transaction.end, Reason::LeftOut(rule))),

@@ -75,6 +75,8 @@ pub struct LoggedStatement {
     pub statement: Statement,
     /// Its bytes and settings.
     pub logged: DdlStatement,
+    /// Error that it met at its origin, having done some of its work (0 for none).
+    pub error_code: u16,
 }
 
 /// A transaction that clients of the log's node wrote, or an upstream source fed to it: not yet at
@@ -132,4 +134,6 @@ pub struct Definition {
     pub ddl: Ddl,
     /// Its bytes as they are to be run, and its settings.
     pub statement: DdlStatement,
+    /// Error that it met at its origin, and has to meet at the target too (0 for none).
+    pub error_code: u16,
 }

@@ -303,6 +303,7 @@ impl Applier {
             seen: self.marker.seen.max(last.seen.position),
             seen_clock: self.marker.seen_clock.max(last.seen.clock),
             intent: None,
+            intended: None,
             transactions: self.marker.transactions + number,
             changes: self.marker.changes + changes,
             ..self.marker.clone()
@@ -325,6 +326,7 @@ impl Applier {
             seen: seen.0,
             seen_clock: seen.1,
             intent: None,
+            intended: None,
             ..self.marker.clone()
         };
         self.write_marker(&marker).await?;
