@@ -115,6 +115,9 @@ pub enum Event {
         standalone: bool,
         /// MariaDB: the group belongs to a prepared XA transaction (prepare or its completion).
         xa: bool,
+        /// MariaDB: the group is the start, the commit or the rollback of an ALTER that is logged in
+        /// two phases (`binlog_alter_two_phase=1`).
+        two_phase_alter: bool,
     },
     /// A statement: BEGIN, COMMIT, DDL, SAVEPOINT, XA.
     Query {
