@@ -69,6 +69,11 @@ pub struct OriginFilter {
     /// DDL that an engine was about to run for the peer, of which the log does not say yet whether
     /// it ran.
     intended: Option<Intended>,
+    /// Where, in the peer's log, the last such statement ends that the log says did run. Markers
+    /// repeat an intent when an engine starts.
+    settled: Option<LogPos>,
+    /// The same of the intent that is open.
+    intent: Option<LogPos>,
 }
 
 impl OriginFilter {
@@ -92,6 +97,8 @@ impl OriginFilter {
             clock: Clock::resume(clock),
             seen,
             intended,
+            settled: None,
+            intent: None,
         }
     }
 
@@ -118,7 +125,10 @@ impl OriginFilter {
                 };
             }
             if *marker.origin == *self.peer.node {
-                self.intended.clone_from(&marker.intended);
+                self.intent = marker.intent;
+                if marker.intent.is_none() || marker.intent != self.settled {
+                    self.intended.clone_from(&marker.intended);
+                }
             }
             return Ok(self.passed(transaction.end, Reason::Applied(Box::new(marker))));
         }
@@ -127,7 +137,7 @@ impl OriginFilter {
         }
         if self.is_peers(&transaction) {
             let reason = if transaction.statement.is_some() {
-                self.intended = None;
+                self.settle();
                 Reason::AppliedDefinition
             } else {
                 Reason::Returned
@@ -135,6 +145,11 @@ impl OriginFilter {
             return Ok(self.passed(transaction.end, reason));
         }
         self.local(transaction)
+    }
+
+    fn settle(&mut self) {
+        self.intended = None;
+        self.settled = self.intent;
     }
 
     /// Whether the transaction is DDL of an engine that MariaDB finished or undid when it started
@@ -159,7 +174,7 @@ impl OriginFilter {
         let found = (&logged.statement, &logged.logged.sql[..]);
         match ddl::recovery((&ddl, &intended.sql), found) {
             Recovery::Finished => {
-                self.intended = None;
+                self.settle();
                 Some(Reason::AppliedDefinition)
             }
             Recovery::Partly => Some(Reason::UndoneDefinition),
