@@ -80,6 +80,19 @@ impl NodeConnection {
         Ok(self.conn.affected_rows())
     }
 
+    /// The one number of a query whose bytes need not be UTF-8; 0 where it gives no row.
+    ///
+    /// # Errors
+    /// The server's or the connection's, with `context`.
+    pub async fn count(&mut self, sql: &[u8], context: &str) -> Result<u64> {
+        let found: Option<u64> = self
+            .conn
+            .query_first(sql)
+            .await
+            .map_err(|error| Error::from_driver(&self.node, context, error))?;
+        Ok(found.unwrap_or(0))
+    }
+
     /// First row of a query's result.
     ///
     /// # Errors

@@ -11,11 +11,12 @@ use crate::decode::event::Event;
 use crate::error::{Error, Result};
 use crate::origin::{Origin, OriginFilter};
 use crate::position::LogPos;
+use crate::position::marker::Intended;
 use crate::source::Source;
 use crate::transaction::Seen;
 
 /// Where a log is to be read from and what is known there.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Start {
     /// A transaction boundary of the log.
     pub position: LogPos,
@@ -23,6 +24,9 @@ pub struct Start {
     pub clock: u64,
     /// What the log's node had seen of the peer's log there.
     pub seen: Seen,
+    /// DDL that an engine was about to run at the log's node, of which the log in front of
+    /// `position` does not say whether it ran.
+    pub intended: Option<Intended>,
 }
 
 /// One step of the reading.
@@ -77,8 +81,15 @@ impl LogReader {
                 replication.clone(),
                 start.clock,
                 start.seen,
+                start.intended,
             ),
         })
+    }
+
+    /// As [`OriginFilter::intended`].
+    #[must_use]
+    pub fn intended(&self) -> Option<&Intended> {
+        self.filter.intended()
     }
 
     /// Reads on by one event.

@@ -85,7 +85,7 @@ impl Tailer {
             &self.node,
             &self.identity,
             &self.peer,
-            *place,
+            place.clone(),
             &self.config.engine.schema,
             &self.config.replication,
             self.config.engine.heartbeat,
@@ -104,6 +104,7 @@ impl Tailer {
                     self.passed(&passed);
                     place.clock = passed.clock;
                     place.seen = passed.seen;
+                    place.intended = reader.intended().cloned();
                     self.reached(place, passed.end);
                 }
                 Step::Boundary(position) | Step::Rotated(position) => {
@@ -127,6 +128,7 @@ impl Tailer {
                 self.catalog.forget();
                 self.window.note_applied_definition();
             }
+            Reason::UndoneDefinition => self.catalog.forget(),
             Reason::Returned | Reason::LeftOut(_) => {}
         }
     }
@@ -189,6 +191,7 @@ impl Start {
             position,
             clock,
             seen: Seen::default(),
+            intended: None,
         }
     }
 }

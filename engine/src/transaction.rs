@@ -19,6 +19,21 @@ pub struct TableChange {
     pub table: Arc<SourceTable>,
     /// What happened.
     pub change: RowChange,
+    /// What its origin did about foreign keys.
+    pub foreign_keys: ForeignKeyMode,
+}
+
+/// What the origin did about foreign keys as it wrote a row, and so what the target has to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub enum ForeignKeyMode {
+    /// The storage engine checked, and cascaded without a trace in the log: so does the target's.
+    #[default]
+    Engine,
+    /// MySQL 9.6 and later: checked, and what it cascaded to is in the log. The target must not
+    /// cascade again, and its server does not check then: see `apply::foreign_key`.
+    Logged,
+    /// The session had `foreign_key_checks=0`: neither checked nor cascaded, here as there.
+    Off,
 }
 
 /// A DDL statement as the log has it.
@@ -60,6 +75,8 @@ pub struct LoggedStatement {
     pub statement: Statement,
     /// Its bytes and settings.
     pub logged: DdlStatement,
+    /// Error that it met at its origin, having done some of its work (0 for none).
+    pub error_code: u16,
 }
 
 /// A transaction that clients of the log's node wrote, or an upstream source fed to it: not yet at
@@ -117,4 +134,6 @@ pub struct Definition {
     pub ddl: Ddl,
     /// Its bytes as they are to be run, and its settings.
     pub statement: DdlStatement,
+    /// Error that it met at its origin, and has to meet at the target too (0 for none).
+    pub error_code: u16,
 }

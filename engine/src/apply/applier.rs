@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::execute::{Failure, execute};
+use super::foreign_key;
 use super::mapping::Mapping;
 use super::session;
 use crate::config::Config;
@@ -25,7 +26,7 @@ use crate::position::marker::Marker;
 use crate::row::{RowChange, SourceTable};
 use crate::schema::SchemaCatalog;
 use crate::status::LinkProgress;
-use crate::transaction::Local;
+use crate::transaction::{ForeignKeyMode, Local};
 
 /// How long the commit waits, holding row locks, for the tailer to read up to the log's end. It
 /// takes a millisecond while the tailer runs; longer means that it lost its connection.
@@ -42,8 +43,10 @@ pub struct Applier {
     pub(super) progress: Arc<LinkProgress>,
     /// The marker row as committed.
     pub(super) marker: Marker,
-    mappings: HashMap<usize, KnownMapping>,
+    mappings: HashMap<(usize, ForeignKeyMode), KnownMapping>,
     generation: u64,
+    /// `foreign_key_checks` of the connection's session.
+    pub(super) foreign_key_checks: bool,
 }
 
 struct KnownMapping {
@@ -61,6 +64,8 @@ enum Attempt {
     Met(Meeting),
     /// The rows did not fit: as merged, or one by one.
     Unfit(Failure),
+    /// DDL changed the tables meanwhile: what was asked about them may not be all.
+    Stale,
 }
 
 impl Applier {
@@ -99,6 +104,7 @@ impl Applier {
             marker,
             mappings: HashMap::new(),
             generation,
+            foreign_key_checks: true,
         })
     }
 
@@ -138,7 +144,7 @@ impl Applier {
                 }
                 Attempt::Met(meeting) => return Err(self.conflict(&rest[0], meeting)),
                 // Find out which transaction and row it is, with everything before it applied.
-                Attempt::Unfit(_) => {
+                Attempt::Unfit(_) | Attempt::Stale => {
                     self.progress.regrouped();
                     return self.one_transaction_each(rest).await;
                 }
@@ -164,25 +170,35 @@ impl Applier {
                 Attempt::Applied => {}
                 Attempt::Met(meeting) => return Err(self.conflict(&one[0], meeting)),
                 Attempt::Unfit(failure) => return Err(self.unfit(&one[0], failure)),
+                Attempt::Stale => {
+                    return Err(Error::Internal(
+                        "a stale attempt was not repeated".to_owned(),
+                    ));
+                }
             }
         }
         Ok(())
     }
 
     async fn attempt(&mut self, transactions: &mut [Local], merge: bool) -> Result<Attempt> {
-        let result = self.try_apply(transactions, merge).await;
-        if !matches!(result, Ok(Attempt::Applied)) {
-            // Whatever it was, nothing of it may stay. If the connection is gone the server rolls
-            // back by itself, and the first error tells more.
-            let rolled_back = self.connection.execute("ROLLBACK", "rolling back").await;
-            if result.is_ok() {
-                rolled_back?;
+        loop {
+            let result = self.try_apply(transactions, merge).await;
+            if !matches!(result, Ok(Attempt::Applied)) {
+                // Whatever it was, nothing of it may stay. If the connection is gone the server
+                // rolls back by itself, and the first error tells more.
+                let rolled_back = self.connection.execute("ROLLBACK", "rolling back").await;
+                if result.is_ok() {
+                    rolled_back?;
+                }
+            }
+            if !matches!(result, Ok(Attempt::Stale)) {
+                return result;
             }
         }
-        result
     }
 
     async fn try_apply(&mut self, transactions: &mut [Local], merge: bool) -> Result<Attempt> {
+        let generation = self.catalog.generation();
         let mut mappings: Vec<Vec<Arc<Mapping>>> = Vec::with_capacity(transactions.len());
         for transaction in transactions.iter_mut() {
             mappings.push(self.map(transaction).await?);
@@ -208,14 +224,24 @@ impl Applier {
         };
         let steps = if merge { coalesced(changes()) } else { None };
         let steps = steps.unwrap_or_else(|| one_by_one(changes()));
-        match execute(&mut self.connection, self.target.flavor, &steps).await {
+        let flavor = self.target.flavor;
+        let checks = &mut self.foreign_key_checks;
+        match execute(&mut self.connection, flavor, &steps, checks).await {
             Ok(()) => {}
             Err(Failure::Error(error)) => return Err(error),
             Err(failure) => return Ok(Attempt::Unfit(failure)),
         }
         drop(steps);
+        let questions = foreign_key::questions(transactions, &mappings, flavor)?;
+        if let Some(orphan) = foreign_key::ask(&mut self.connection, questions).await? {
+            return Ok(Attempt::Unfit(orphan));
+        }
         if let Some(meeting) = self.guard(&claims).await? {
             return Ok(Attempt::Met(meeting));
+        }
+        // A foreign key that was added before our rows were locked is in the log by now.
+        if self.catalog.generation() != generation {
+            return Ok(Attempt::Stale);
         }
         self.connection.execute("COMMIT", "committing").await?;
         self.marker = marker;
@@ -277,6 +303,7 @@ impl Applier {
             seen: self.marker.seen.max(last.seen.position),
             seen_clock: self.marker.seen_clock.max(last.seen.clock),
             intent: None,
+            intended: None,
             transactions: self.marker.transactions + number,
             changes: self.marker.changes + changes,
             ..self.marker.clone()
@@ -299,6 +326,7 @@ impl Applier {
             seen: seen.0,
             seen_clock: seen.1,
             intent: None,
+            intended: None,
             ..self.marker.clone()
         };
         self.write_marker(&marker).await?;
@@ -323,17 +351,22 @@ impl Applier {
             self.generation = generation;
         }
         let mut mappings: Vec<Arc<Mapping>> = Vec::with_capacity(transaction.changes.len());
-        let mut previous: Option<(Arc<SourceTable>, Arc<Mapping>)> = None;
+        let mut previous: Option<(Arc<SourceTable>, ForeignKeyMode, Arc<Mapping>)> = None;
         for index in 0..transaction.changes.len() {
             let table = Arc::clone(&transaction.changes[index].table);
+            let mode = transaction.changes[index].foreign_keys;
             let mapping = match &previous {
-                Some((known, mapping)) if Arc::ptr_eq(known, &table) => Arc::clone(mapping),
-                _ => self.mapping(&table, transaction).await?,
+                Some((known, of_mode, mapping))
+                    if Arc::ptr_eq(known, &table) && *of_mode == mode =>
+                {
+                    Arc::clone(mapping)
+                }
+                _ => self.mapping(&table, mode, transaction).await?,
             };
             mapping.normalise(&mut transaction.changes[index].change);
             self.progress
                 .auto_increment(&mapping, &transaction.changes[index].change);
-            previous = Some((table, Arc::clone(&mapping)));
+            previous = Some((table, mode, Arc::clone(&mapping)));
             mappings.push(mapping);
         }
         Ok(mappings)
@@ -342,6 +375,7 @@ impl Applier {
     async fn mapping(
         &mut self,
         source: &Arc<SourceTable>,
+        mode: ForeignKeyMode,
         transaction: &Local,
     ) -> Result<Arc<Mapping>> {
         let table = TableHash::new(&source.database, &source.name);
@@ -350,11 +384,14 @@ impl Applier {
             .concurrent_definition(table, transaction.seen.position)
             .is_some();
         let address = Arc::as_ptr(source).addr();
-        if let Some(known) = self.mappings.get(&address)
-            && Arc::ptr_eq(&known.source, source)
-            && known.tolerant == tolerant
-        {
-            return Ok(Arc::clone(&known.mapping));
+        let known = |mappings: &HashMap<_, KnownMapping>, mode| {
+            mappings
+                .get(&(address, mode))
+                .filter(|known| Arc::ptr_eq(&known.source, source) && known.tolerant == tolerant)
+                .map(|known| Arc::clone(&known.mapping))
+        };
+        if let Some(mapping) = known(&self.mappings, mode) {
+            return Ok(mapping);
         }
         let target = self
             .catalog
@@ -368,11 +405,32 @@ impl Applier {
                     self.target.node, self.origin.node
                 ),
             })?;
-        let mapping = Mapping::new(Arc::clone(source), target, tolerant)
-            .map(Arc::new)
-            .map_err(|error| self.at(error, transaction))?;
+        // Without foreign keys all rows of a table share a mapping, and so statements.
+        let needed = if target.in_foreign_keys() {
+            mode
+        } else {
+            ForeignKeyMode::Engine
+        };
+        let mapping = if let Some(mapping) = known(&self.mappings, needed) {
+            mapping
+        } else {
+            let mut mapping = Mapping::new(Arc::clone(source), target, tolerant)
+                .map_err(|error| self.at(error, transaction))?;
+            mapping.foreign_keys = needed;
+            Arc::new(mapping)
+        };
+        if needed != mode {
+            self.mappings.insert(
+                (address, needed),
+                KnownMapping {
+                    source: Arc::clone(source),
+                    mapping: Arc::clone(&mapping),
+                    tolerant,
+                },
+            );
+        }
         self.mappings.insert(
-            address,
+            (address, mode),
             KnownMapping {
                 source: Arc::clone(source),
                 mapping: Arc::clone(&mapping),
@@ -429,6 +487,16 @@ impl Applier {
             Failure::Missing { table, action } => Error::Drift(format!(
                 "{action} on {table} (node {}, {position}) does not find its row at node {}, though \
                  nobody there wrote it concurrently: the nodes had drifted apart before. {next}",
+                self.origin.node, self.target.node
+            )),
+            Failure::Orphan {
+                table,
+                constraint,
+                parent,
+            } => Error::Conflict(format!(
+                "{table} (node {}, {position}): a row of {table} at node {} would be left without \
+                 its parent in {parent} (foreign key {constraint}): one node wrote the child, the \
+                 other removed the parent. {next}",
                 self.origin.node, self.target.node
             )),
             Failure::Refused {

@@ -9,11 +9,11 @@
 use super::applier::Applier;
 use super::session;
 use crate::conflict::key::TableHash;
-use crate::decode::ddl::DdlKind;
+use crate::decode::ddl::{self, DdlKind};
 use crate::decode::event::Flavor;
 use crate::error::{Error, Result};
 use crate::gtid::Gtid;
-use crate::position::marker::Marker;
+use crate::position::marker::{Intended, Marker};
 use crate::transaction::{Definition, Local};
 
 impl Applier {
@@ -23,17 +23,25 @@ impl Applier {
             return Err(Error::Internal("no definition to apply".to_owned()));
         };
         self.refuse_concurrent(transaction, &definition).await?;
-        let done = self.marker.intent == Some(transaction.end)
-            && self.window.definition_was_applied(transaction.end);
+        // Noted before: it may have been run, or some of it.
+        let rerun = self.marker.intent == Some(transaction.end);
+        let done = rerun && self.window.definition_was_applied(transaction.end);
         if !done {
+            let statement = &definition.statement;
+            let intended = (self.target.flavor == Flavor::MariaDb).then(|| Intended {
+                sql_mode: statement.session.sql_mode.unwrap_or(0),
+                database: statement.database.clone(),
+                sql: statement.sql.clone(),
+            });
             let intent = Marker {
                 intent: Some(transaction.end),
+                intended,
                 ..self.marker.clone()
             };
             self.write_marker(&intent).await?;
             self.connection.execute("COMMIT", "noting the DDL").await?;
             self.marker = intent;
-            self.run(transaction, &definition).await?;
+            self.run(transaction, &definition, rerun).await?;
         }
         self.forget_schemas();
         self.progress.definition();
@@ -73,7 +81,12 @@ impl Applier {
         Ok(())
     }
 
-    async fn run(&mut self, transaction: &Local, definition: &Definition) -> Result<()> {
+    async fn run(
+        &mut self,
+        transaction: &Local,
+        definition: &Definition,
+        rerun: bool,
+    ) -> Result<()> {
         let context = format!(
             "{:?} from node {} ({})",
             definition.ddl.kind,
@@ -96,7 +109,7 @@ impl Applier {
             (Flavor::MariaDb, _) => None,
         };
         let outcome = self
-            .run_in_session(definition, under_gtid.as_deref(), &context)
+            .run_in_session(definition, under_gtid.as_deref(), rerun, &context)
             .await;
         if matches!(outcome, Err(Error::Connection { .. })) {
             return outcome;
@@ -112,6 +125,7 @@ impl Applier {
         for statement in session::apply_session(self.target.flavor, self.origin.server_id) {
             self.connection.execute(&statement, &context).await?;
         }
+        self.foreign_key_checks = true;
         outcome.map_err(|error| self.definition_failed(transaction, error))
     }
 
@@ -119,6 +133,7 @@ impl Applier {
         &mut self,
         definition: &Definition,
         gtid: Option<&str>,
+        rerun: bool,
         context: &str,
     ) -> Result<()> {
         for statement in session::ddl_session(&definition.statement, self.target.flavor) {
@@ -129,10 +144,31 @@ impl Applier {
                 .execute(format!("SET gtid_next = '{gtid}'"), context)
                 .await?;
         }
-        self.connection
+        let outcome = self
+            .connection
             .execute(&definition.statement.sql, context)
-            .await?;
-        Ok(())
+            .await;
+        match (outcome, definition.error_code) {
+            (Err(Error::Server { code, .. }), expected)
+                if (expected != 0 && code == expected)
+                    || ddl::tolerates(&definition.ddl, self.target.flavor, code, rerun) =>
+            {
+                tracing::debug!(
+                    code,
+                    context,
+                    "what was to be dropped is gone, as at the origin"
+                );
+                Ok(())
+            }
+            (Err(error), _) => Err(error),
+            // What it found to drop may be what it did not find at the origin.
+            (Ok(_), expected) if expected != 0 && !rerun => Err(Error::Drift(format!(
+                "{context}: it ended at its origin with error {expected}, and without one at node \
+                 {}. Compare the nodes and make them alike, then start again",
+                self.target.node
+            ))),
+            (Ok(_), _) => Ok(()),
+        }
     }
 
     /// Adds the next step to the server's refusal of a DDL statement.

@@ -7,6 +7,7 @@ use crate::decode::event::Flavor;
 use crate::error::{Error, Result};
 use crate::group::Step;
 use crate::row::Row;
+use crate::transaction::ForeignKeyMode;
 
 /// Bytes after which a multi-row statement is sent and another begun: large enough to spread the
 /// cost of a round trip, small enough for every `max_allowed_packet`.
@@ -33,6 +34,15 @@ pub enum Failure {
         /// What the statement was.
         action: &'static str,
     },
+    /// A child row would be left without its parent; the server was not asked to look.
+    Orphan {
+        /// The child's table.
+        table: String,
+        /// Name of the constraint.
+        constraint: String,
+        /// The parent's table.
+        parent: String,
+    },
     /// Anything that the rows are not to blame for.
     Error(Error),
 }
@@ -43,7 +53,8 @@ impl From<Error> for Failure {
     }
 }
 
-/// Runs the steps in order within the open transaction.
+/// Runs the steps in order within the open transaction. `checks` is the session's
+/// `foreign_key_checks`, which is changed where a table has foreign keys.
 ///
 /// # Errors
 /// [`Failure`]; the transaction must then be rolled back.
@@ -51,8 +62,20 @@ pub async fn execute(
     connection: &mut NodeConnection,
     flavor: Flavor,
     steps: &[Step<'_>],
+    checks: &mut bool,
 ) -> Result<(), Failure> {
     for step in steps {
+        let mapping = step.mapping();
+        if mapping.target.in_foreign_keys() {
+            let wanted = mapping.foreign_keys == ForeignKeyMode::Engine;
+            if *checks != wanted {
+                let sql = format!("SET SESSION foreign_key_checks = {}", u8::from(wanted));
+                connection
+                    .execute(sql, "setting foreign_key_checks")
+                    .await?;
+                *checks = wanted;
+            }
+        }
         match step {
             Step::Insert(mapping, rows) => {
                 let writer = StatementWriter::new(mapping, flavor);

@@ -158,7 +158,11 @@ impl<'m> StatementWriter<'m> {
         Ok(())
     }
 
-    fn push_literal(
+    /// Appends a literal of the image's column `source`, as the target's column `target` takes it.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`].
+    pub fn push_literal(
         &self,
         out: &mut Vec<u8>,
         row: &Row,

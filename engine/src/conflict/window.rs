@@ -73,8 +73,14 @@ impl Window {
     }
 
     /// The engine wrote down that it will run the DDL which ends at `origin_end` of the peer's log.
+    ///
+    /// A marker may say so again without being about that, when an engine starts: what is known to
+    /// have run stays so.
     pub fn note_intent(&self, origin_end: Option<LogPos>) {
-        self.lock().intent = origin_end.map(|end| (end, false));
+        let mut inner = self.lock();
+        if inner.intent.map(|(end, _)| end) != origin_end {
+            inner.intent = origin_end.map(|end| (end, false));
+        }
     }
 
     /// The log shows a DDL statement that this engine ran for its peer.
@@ -195,13 +201,28 @@ mod tests {
             row_key: vec![0],
             unique_keys: Vec::new(),
             has_opaque_unique_key: false,
-            foreign_keys: false,
+            parents: Vec::new(),
+            children: Vec::new(),
             triggers: false,
         };
         let value = Value::Int(number);
         let mut found = None;
         super::super::key::row_keys(&schema, |_| Some(&value), |key| found = Some(key));
         found.unwrap()
+    }
+
+    #[test]
+    fn an_intent_that_is_said_again_is_still_settled() {
+        let window = Window::new(LogPos::new(1, 4));
+        let (first, second) = (LogPos::new(1, 100), LogPos::new(1, 200));
+        window.note_applied_definition();
+        window.note_intent(Some(first));
+        assert!(!window.definition_was_applied(first));
+        window.note_applied_definition();
+        window.note_intent(Some(first));
+        assert!(window.definition_was_applied(first));
+        window.note_intent(Some(second));
+        assert!(!window.definition_was_applied(first) && !window.definition_was_applied(second));
     }
 
     #[test]

@@ -28,6 +28,19 @@ pub enum Step<'b> {
     Update(&'b Arc<Mapping>, &'b Row, &'b Row),
 }
 
+impl<'b> Step<'b> {
+    /// The mapping of its table.
+    #[must_use]
+    pub fn mapping(&self) -> &'b Arc<Mapping> {
+        match self {
+            Step::Insert(mapping, _)
+            | Step::Upsert(mapping, _)
+            | Step::Delete(mapping, _)
+            | Step::Update(mapping, _, _) => mapping,
+        }
+    }
+}
+
 /// A change with its table's mapping.
 pub(super) type Mapped<'b> = (&'b Arc<Mapping>, &'b RowChange);
 

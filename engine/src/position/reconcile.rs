@@ -85,6 +85,7 @@ mod tests {
             seen: LogPos::new(9, 9),
             seen_clock: 8,
             intent: None,
+            intended: None,
             epoch: 1,
             transactions: 0,
             changes: 0,
