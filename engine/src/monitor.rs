@@ -12,6 +12,7 @@ use crate::connection::{NodeConnection, quote_string};
 use crate::decode::event::Flavor;
 use crate::error::{Error, Result};
 use crate::link::read_marker;
+use crate::preflight::{AUTO_INCREMENT_QUERY, AutoIncrement, Level, auto_increment_findings};
 use crate::status::LinkProgress;
 
 /// How often the origins are asked for the end of their logs.
@@ -80,13 +81,13 @@ impl Monitor {
             }
             let mut settings = Vec::new();
             if let Some(own) = own_settings {
-                settings.push((self.node.name.clone(), own));
+                settings.push(numbering(&self.node, own));
             }
             for (origin, progress) in &self.links {
                 match ask(&mut connections, origin, self.flavor).await {
                     Ok((end, own)) => {
                         progress.source_at(end, own.0, own.1);
-                        settings.push((origin.name.clone(), own));
+                        settings.push(numbering(origin, own));
                     }
                     Err(error) => {
                         tracing::debug!(origin = origin.name, %error, "the origin does not answer");
@@ -96,8 +97,15 @@ impl Monitor {
             let due = compared.is_none_or(|then| then.elapsed() >= AUTO_INCREMENT_EVERY);
             if due && settings.len() == self.config.nodes.len() {
                 compared = Some(Instant::now());
-                for problem in auto_increment_problems(&settings) {
-                    tracing::warn!("{problem}");
+                for finding in auto_increment_findings(&settings) {
+                    if finding.level != Level::Pass {
+                        tracing::warn!(
+                            node = finding.node,
+                            remedy = finding.remedy,
+                            "{}",
+                            finding.message
+                        );
+                    }
                 }
             }
         }
@@ -159,77 +167,17 @@ async fn ask(
 async fn auto_increment(connection: &mut NodeConnection) -> Result<(u64, u64)> {
     connection
         .first(
-            "SELECT @@GLOBAL.auto_increment_increment, @@GLOBAL.auto_increment_offset",
+            AUTO_INCREMENT_QUERY,
             "asking for the auto-increment settings",
         )
         .await?
         .ok_or_else(|| Error::Internal("a SELECT of variables gave no row".to_owned()))
 }
 
-/// What is wrong with the nodes' `auto_increment_increment` and `auto_increment_offset`, each with
-/// the statement that mends it.
-#[must_use]
-pub fn auto_increment_problems(settings: &[(String, (u64, u64))]) -> Vec<String> {
-    let nodes = settings.len() as u64;
-    let mut problems = Vec::new();
-    for (index, (node, (increment, offset))) in settings.iter().enumerate() {
-        let mend = format!(
-            "SET GLOBAL auto_increment_increment = {nodes}, auto_increment_offset = {} at node \
-             {node} (and in its my.cnf), then let clients reconnect",
-            index + 1
-        );
-        if *increment < nodes {
-            problems.push(format!(
-                "node {node}: auto_increment_increment is {increment} with {nodes} nodes: both \
-                 would hand out the same values. {mend}"
-            ));
-        } else if *offset > *increment {
-            problems.push(format!(
-                "node {node}: auto_increment_offset {offset} is above auto_increment_increment \
-                 {increment}, so the server ignores it. {mend}"
-            ));
-        }
-        for (other, (other_increment, other_offset)) in &settings[..index] {
-            if other_increment != increment {
-                problems.push(format!(
-                    "nodes {other} and {node}: auto_increment_increment differs ({other_increment} \
-                     and {increment}), so their values meet sooner or later. {mend}"
-                ));
-            } else if *increment > 0 && other_offset % increment == offset % increment {
-                problems.push(format!(
-                    "nodes {other} and {node}: the same auto_increment_offset {offset}: both hand \
-                     out the same values. {mend}"
-                ));
-            }
-        }
-    }
-    problems
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn problems(settings: &[(u64, u64)]) -> usize {
-        let named: Vec<_> = settings
-            .iter()
-            .enumerate()
-            .map(|(index, pair)| (format!("n{index}"), *pair))
-            .collect();
-        auto_increment_problems(&named).len()
-    }
-
-    #[test]
-    fn residue_classes_must_not_meet() {
-        assert_eq!(problems(&[(2, 1), (2, 2)]), 0);
-        assert_eq!(problems(&[(10, 1), (10, 2)]), 0);
-        assert_eq!(problems(&[(2, 1), (2, 1)]), 1);
-        assert_eq!(problems(&[(1, 1), (1, 1)]), 3);
-        assert_eq!(problems(&[(2, 1), (3, 2)]), 1);
-        assert_eq!(
-            problems(&[(2, 1), (2, 3)]),
-            2,
-            "3 mod 2 is 1, and 3 is above 2"
-        );
+fn numbering(node: &NodeConfig, (increment, offset): (u64, u64)) -> AutoIncrement {
+    AutoIncrement {
+        node: node.name.clone(),
+        increment,
+        offset,
     }
 }

@@ -185,6 +185,10 @@ impl OriginFilter {
                 "{problem}. Once both nodes agree, go on behind it with `twinlog positions set`"
             ),
         };
+        let unreadable = transaction
+            .statement
+            .as_ref()
+            .and_then(|logged| logged.logged.session.unreadable.as_deref());
         match statement {
             Statement::Ddl(ddl) => match ddl::coverage(&ddl.databases, includes) {
                 Coverage::LeftOut => Ok(Err("DDL of a database that is not replicated")),
@@ -193,7 +197,10 @@ impl OriginFilter {
                     "some of the databases are replicated and some are not",
                 )),
                 Coverage::Replicated => match self.replication.ddl {
-                    crate::config::DdlPolicy::Replicate => Ok(Ok(())),
+                    crate::config::DdlPolicy::Replicate => match unreadable {
+                        None => Ok(Ok(())),
+                        Some(problem) => Err(unsupported(&format!("{:?}", ddl.kind), problem)),
+                    },
                     crate::config::DdlPolicy::Ignore => Ok(Err("DDL, by ddl = \"ignore\"")),
                     crate::config::DdlPolicy::Halt => Err(unsupported(
                         &format!("{:?}", ddl.kind),

@@ -94,6 +94,18 @@ impl Pair {
         pair
     }
 
+    /// Has engines log in with this account instead of root.
+    pub fn log_in_as(&mut self, user: &str, password: &str) {
+        let mut config = (*self.config).clone();
+        for node in &mut config.nodes {
+            node.opts = mysql_async::OptsBuilder::from_opts(node.opts.clone())
+                .user(Some(user))
+                .pass(Some(password))
+                .into();
+        }
+        self.config = Arc::new(config);
+    }
+
     /// Starts the engine of one node.
     pub async fn start_engine(&mut self, node: usize) {
         let engine = Engine::start(Arc::clone(&self.config), NODES[node]).await;

@@ -1,7 +1,7 @@
 //! Values survive: what a server logs for every column type, decoded and written as literals into
 //! another table, makes the same rows. The second table's own log must then say the same too.
 
-mod columns;
+pub(crate) mod columns;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -130,7 +130,7 @@ async fn round_trip(opts: &Opts, flavor: Flavor, seed: u64, event_type: u8) -> R
     let start = position(&mut conn, flavor).await?;
     let mut dice = Dice::new(seed);
     for table in &tables {
-        workload(&mut conn, table, ROWS, &mut dice)
+        workload(&mut conn, "fidelity_src", table, (0, ROWS), &mut dice)
             .await
             .with_context(|| format!("filling {}", table.name))?;
     }
@@ -176,11 +176,17 @@ async fn round_trip(opts: &Opts, flavor: Flavor, seed: u64, event_type: u8) -> R
     Ok(())
 }
 
-/// Inserts, updates (keys too) and deletes.
-async fn workload(conn: &mut Conn, table: &Table, rows: usize, dice: &mut Dice) -> Result<()> {
-    let name = format!("fidelity_src.{}", table.name);
+/// Inserts, updates (keys too) and deletes, with ids from `first` on.
+pub(crate) async fn workload(
+    conn: &mut Conn,
+    database: &str,
+    table: &Table,
+    (first, rows): (usize, usize),
+    dice: &mut Dice,
+) -> Result<()> {
+    let name = format!("{database}.{}", table.name);
     conn.query_drop("BEGIN").await?;
-    for id in 0..rows {
+    for id in first..first + rows {
         let values: Vec<(&str, String)> = table
             .columns
             .iter()
@@ -198,7 +204,7 @@ async fn workload(conn: &mut Conn, table: &Table, rows: usize, dice: &mut Dice) 
     conn.query_drop("COMMIT").await?;
     for _ in 0..rows {
         let column = &table.columns[dice.below(table.columns.len())];
-        let id = dice.below(rows);
+        let id = first + dice.below(rows);
         if let Some(value) = column.value(dice) {
             run(
                 conn,
@@ -208,12 +214,12 @@ async fn workload(conn: &mut Conn, table: &Table, rows: usize, dice: &mut Dice) 
         }
     }
     if table.name == "documents" {
-        partial_updates(conn, &name, rows, dice).await?;
+        partial_updates(conn, &name, (first, rows), dice).await?;
     }
     for _ in 0..rows / 5 {
-        let id = dice.below(rows);
+        let id = first + dice.below(rows);
         run(conn, &format!("DELETE FROM {name} WHERE id={id}")).await?;
-        let id = dice.below(rows);
+        let id = first + dice.below(rows);
         run(
             conn,
             &format!("UPDATE {name} SET id=id+{rows}+10 WHERE id={id}"),
@@ -224,7 +230,12 @@ async fn workload(conn: &mut Conn, table: &Table, rows: usize, dice: &mut Dice) 
 }
 
 /// Updates that MySQL may log as changes of a document.
-async fn partial_updates(conn: &mut Conn, name: &str, rows: usize, dice: &mut Dice) -> Result<()> {
+async fn partial_updates(
+    conn: &mut Conn,
+    name: &str,
+    (first, rows): (usize, usize),
+    dice: &mut Dice,
+) -> Result<()> {
     for _ in 0..rows {
         let number = dice.below(100_000);
         let change = match dice.below(7) {
@@ -236,7 +247,7 @@ async fn partial_updates(conn: &mut Conn, name: &str, rows: usize, dice: &mut Di
             5 => "c3=JSON_REMOVE(c3, '$.\"new key\"', '$.b')".to_owned(),
             _ => format!("c1={number}, c3=JSON_SET(c3, '$.a[0]', 'x'), c0=JSON_SET(c0, '$[0]', 2)"),
         };
-        let id = dice.below(rows);
+        let id = first + dice.below(rows);
         run(conn, &format!("UPDATE {name} SET {change} WHERE id={id}")).await?;
     }
     Ok(())

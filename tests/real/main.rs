@@ -16,6 +16,7 @@ mod sandbox;
 mod spine;
 mod stopping;
 mod sysbench;
+mod types;
 mod workload;
 
 use std::path::Path;

@@ -27,6 +27,8 @@ on_both!(
     store_is_lost_or_stale,
     logs_rotate,
     locked_rows_only_delay,
+    a_server_that_hangs,
+    a_node_out_of_writing,
 );
 
 /// Counts up on each node's own row, and writes down every step.
@@ -213,4 +215,83 @@ async fn locked_rows_only_delay(kind: ServerKind) {
     write(&pair, 1, 5).await;
     pair.wait().await;
     assert_counted(&pair, 5).await;
+}
+
+/// A server that keeps its connections and says nothing any more, as behind a broken link.
+async fn a_server_that_hangs(kind: ServerKind) {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+    let pair = Pair::start(&PairOptions::new(kind), SCHEMA).await;
+    write(&pair, 0, 5).await;
+    pair.wait().await;
+    let server = Pid::from_raw(i32::try_from(pair.servers[0].pid()).unwrap());
+    kill(server, Signal::SIGSTOP).unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        let link = pair.link_to(1);
+        if link.state == twinlog_engine::status::State::Retrying {
+            let message = link.last_error.unwrap();
+            assert!(message.contains("node a"), "{message}");
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "{link:#?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // The other master goes on taking writes meanwhile.
+    write(&pair, 1, 10).await;
+    kill(server, Signal::SIGCONT).unwrap();
+    write(&pair, 0, 5).await;
+    pair.wait().await;
+    assert_counted(&pair, 10).await;
+}
+
+/// Taken out of writing for a backup, and put back: the links wait, and lose nothing.
+async fn a_node_out_of_writing(kind: ServerKind) {
+    let mut pair = Pair::servers(&PairOptions::new(kind)).await;
+    pair.both(SCHEMA).await;
+    // root could write all the same; the engine's account must not.
+    let account = match kind {
+        ServerKind::MariaDb => {
+            "CREATE USER engine@'127.0.0.1' IDENTIFIED BY 'word'; \
+             GRANT REPLICATION SLAVE, BINLOG MONITOR, BINLOG REPLAY, BINLOG ADMIN ON *.* TO engine@'127.0.0.1'; \
+             GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, REFERENCES, CREATE VIEW, \
+             SHOW VIEW, TRIGGER ON *.* TO engine@'127.0.0.1'"
+        }
+        ServerKind::MySql => {
+            "CREATE USER engine@'127.0.0.1' IDENTIFIED BY 'word'; \
+             GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO engine@'127.0.0.1'; \
+             GRANT REPLICATION_APPLIER, SESSION_VARIABLES_ADMIN ON *.* TO engine@'127.0.0.1'; \
+             GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, REFERENCES, CREATE VIEW, \
+             SHOW VIEW, TRIGGER ON *.* TO engine@'127.0.0.1'"
+        }
+    };
+    pair.both(account).await;
+    pair.log_in_as("engine", "word");
+    twinlog_engine::init::init(&pair.config, false)
+        .await
+        .unwrap();
+    pair.start_engine(0).await;
+    pair.start_engine(1).await;
+    write(&pair, 0, 5).await;
+    write(&pair, 1, 5).await;
+    pair.wait().await;
+    pair.run(1, "SET GLOBAL read_only = 1").await;
+    write(&pair, 0, 5).await;
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        let link = pair.link_to(1);
+        if link.state == twinlog_engine::status::State::Retrying {
+            assert!(
+                link.last_error.as_ref().unwrap().contains("read-only"),
+                "{link:#?}"
+            );
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "{link:#?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    pair.run(1, "SET GLOBAL read_only = 0").await;
+    write(&pair, 1, 5).await;
+    pair.wait().await;
+    assert_counted(&pair, 10).await;
 }

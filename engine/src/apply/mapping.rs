@@ -249,6 +249,13 @@ fn refuse_unsupported(source: &SourceTable, target: &TableSchema) -> Result<()> 
             problem,
         })
     };
+    if target.table_type != "BASE TABLE" {
+        return refuse(format!(
+            "it is a {} at the target: its values or its history are each server's own, and two \
+             masters cannot share them; leave it out of replication.databases",
+            target.table_type
+        ));
+    }
     if target.row_key.is_empty() {
         return refuse(
             "it has no primary key (nor a unique key without NULLs), so that its rows cannot be \

@@ -189,6 +189,7 @@ mod tests {
         let schema = TableSchema {
             database: "d".into(),
             name: "t".into(),
+            table_type: "BASE TABLE".into(),
             engine: "InnoDB".into(),
             columns: Vec::new(),
             row_key: vec![0],

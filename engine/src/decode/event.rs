@@ -57,6 +57,8 @@ pub struct SessionContext {
     pub timestamp: u32,
     /// Microseconds within it, where the log says.
     pub microseconds: u32,
+    /// Why not all settings could be read, where that is so: the statement must not be run then.
+    pub unreadable: Option<String>,
 }
 
 /// One event, decoded.

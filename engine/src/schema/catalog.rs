@@ -88,10 +88,11 @@ async fn read_table(
         quote_string(database),
         quote_string(table)
     );
-    let Some(engine) = connection
-        .first::<Option<String>>(
+    let Some((table_type, engine)) = connection
+        .first::<(String, Option<String>)>(
             &format!(
-                "SELECT ENGINE FROM information_schema.TABLES WHERE {of_table} AND TABLE_TYPE LIKE 'BASE TABLE'"
+                "SELECT TABLE_TYPE, ENGINE FROM information_schema.TABLES WHERE {of_table} AND \
+                 TABLE_TYPE NOT LIKE '%VIEW'"
             ),
             &context,
         )
@@ -124,6 +125,7 @@ async fn read_table(
     let mut schema = TableSchema {
         database: database.to_owned(),
         name: table.to_owned(),
+        table_type,
         engine: engine.unwrap_or_default(),
         columns,
         row_key: Vec::new(),

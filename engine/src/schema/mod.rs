@@ -11,6 +11,8 @@ pub struct TableSchema {
     pub database: String,
     /// Table name.
     pub name: String,
+    /// `TABLE_TYPE`: `BASE TABLE`, or MariaDB's `SEQUENCE` and `SYSTEM VERSIONED`.
+    pub table_type: String,
     /// Storage engine, such as `InnoDB`.
     pub engine: String,
     /// Columns in ordinal order, generated and invisible ones included.
