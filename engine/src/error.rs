@@ -230,7 +230,8 @@ const ACCESS_DENIED: [u16; 7] = [1044, 1045, 1142, 1143, 1227, 1370, 1698];
 
 /// What it comes down to. The driver wraps the system's error in two of its own, each of which
 /// says the same again ("Input/output error: Input/output error: Connection refused").
-pub(crate) fn plainly(error: &mysql_async::Error) -> String {
+#[must_use]
+pub fn plainly(error: &mysql_async::Error) -> String {
     if !matches!(error, mysql_async::Error::Io(_)) {
         return error.to_string();
     }

@@ -68,10 +68,11 @@ impl Monitor {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut connections: HashMap<String, NodeConnection> = HashMap::new();
         let mut compared: Option<Instant> = None;
+        let node = self.node.name.clone();
         loop {
             ticks.tick().await;
             let mut own_settings = None;
-            let owned = in_time(&self.node.name, self.keep_owning()).await;
+            let owned = in_time(&node, self.keep_owning()).await;
             match owned {
                 Ok(settings) => own_settings = Some(settings),
                 Err(error @ Error::Fenced(_)) => {

@@ -131,7 +131,11 @@ fn print(config: &Config, answers: &[Answer], output: &Output) -> anyhow::Result
                     output.cell(Tone::Bad, link.returned)
                 },
             ]);
-            let error = said(link.state, link.last_error.as_ref(), link.last_error_seconds_ago);
+            let error = said(
+                link.state,
+                link.last_error.as_ref(),
+                link.last_error_seconds_ago,
+            );
             if let Some(error) = error {
                 notes.push(output.paint(tone(link.state), &format!("link {name}: {error}")));
             }
