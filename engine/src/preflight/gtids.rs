@@ -56,39 +56,34 @@ pub(crate) fn unknown(node: &str, other: &str, missing: &str) -> (String, String
 /// Asks every server about what the others call executed.
 pub(super) async fn findings(looked: &mut [(Session, NodeFacts)]) -> Vec<Finding> {
     let subject = "gtid.executed";
-    let executed: Vec<(String, String)> = looked
-        .iter()
-        .map(|(_, facts)| {
-            let executed = facts.variable("gtid_executed");
-            (facts.node.clone(), executed.to_owned())
-        })
-        .collect();
+    let unasked = |error| Finding::fail(subject, format!("cannot be asked: {error}"));
     let mut findings = Vec::new();
-    for (session, facts) in looked {
-        let uuid = facts.variable("server_uuid");
-        if facts.maria || uuid.is_empty() {
-            continue;
+    let mut executed: Vec<(String, String)> = Vec::new();
+    for (session, facts) in looked.iter_mut().filter(|(_, facts)| !facts.maria) {
+        // SHOW VARIABLES would cut it off after 1024 characters.
+        match session.value("SELECT @@GLOBAL.gtid_executed").await {
+            Ok(set) => executed.push((facts.node.clone(), set.unwrap_or_default())),
+            Err(error) => findings.push(unasked(error).on(&facts.node)),
         }
+    }
+    for (session, facts) in looked.iter_mut().filter(|(_, facts)| !facts.maria) {
+        let uuid = facts.variable("server_uuid");
         for (other, executed) in executed.iter().filter(|(other, _)| *other != facts.node) {
             let Some(question) = question(uuid, executed) else {
                 continue;
             };
-            findings.push(match session.value(&question).await {
-                Ok(missing) => match missing.filter(|missing| !missing.is_empty()) {
-                    Some(missing) => {
-                        let (message, remedy) = unknown(&facts.node, other, &missing);
-                        Finding::fail(subject, message).remedy(remedy)
-                    }
-                    None => Finding::pass(
-                        subject,
-                        format!(
-                            "what node {other} has of node {} is known there",
-                            facts.node
-                        ),
-                    ),
-                },
-                Err(error) => Finding::fail(subject, format!("cannot be asked: {error}")),
-            });
+            let missing = session.value(&question).await;
+            let finding = match missing.map(|missing| missing.filter(|set| !set.is_empty())) {
+                Ok(Some(missing)) => {
+                    let (message, remedy) = unknown(&facts.node, other, &missing);
+                    Finding::fail(subject, message).remedy(remedy)
+                }
+                Ok(None) => {
+                    Finding::pass(subject, format!("knows all that node {other} has of it"))
+                }
+                Err(error) => unasked(error),
+            };
+            findings.push(finding.on(&facts.node));
         }
     }
     findings
