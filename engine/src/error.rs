@@ -168,8 +168,8 @@ impl Error {
                 context: context.to_string(),
                 code: ER_NET_PACKET_TOO_LARGE,
                 message:
-                    "a row is larger than the server's max_allowed_packet takes (binary values \
-                          need twice their size in a statement): SET GLOBAL max_allowed_packet = \
+                    "a row is larger than the server's max_allowed_packet takes (some binary \
+                          values need twice their size in a statement): SET GLOBAL max_allowed_packet = \
                           1073741824 there and in its my.cnf, then start the engine again"
                         .to_owned(),
             };

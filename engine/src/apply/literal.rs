@@ -281,6 +281,13 @@ fn write_bytes(
             write_hex(out, bytes, length);
             Ok(())
         }
+        "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob"
+            if is_shorter_escaped(bytes) =>
+        {
+            out.extend_from_slice(b"_binary");
+            write_escaped(out, bytes);
+            Ok(())
+        }
         _ => {
             if is_plain(bytes) && matches!(source.kind, ColumnKind::VarChar { .. }) {
                 write_quoted(out, bytes);
@@ -340,6 +347,45 @@ pub(crate) fn write_hex(out: &mut Vec<u8>, bytes: &[u8], length: usize) {
     out.push(b'\'');
 }
 
+/// How a byte is written behind a backslash, where it has to be.
+fn escape(byte: u8) -> Option<u8> {
+    Some(match byte {
+        0 => b'0',
+        b'\n' => b'n',
+        b'\r' => b'r',
+        0x1a => b'Z',
+        b'\'' | b'\\' => byte,
+        _ => return None,
+    })
+}
+
+/// Whether [`write_escaped`] makes less of the bytes than [`write_hex`], which doubles them. Short
+/// values stay in hex: nothing is gained, and statements in logs can be read.
+fn is_shorter_escaped(bytes: &[u8]) -> bool {
+    const SHORT: usize = 64;
+    // `_binary` in front, of what `x'..'` has one letter.
+    const INTRODUCER: usize = 7;
+    bytes.len() > SHORT && {
+        let escapes = bytes.iter().filter(|byte| escape(**byte).is_some()).count();
+        escapes + INTRODUCER < bytes.len()
+    }
+}
+
+/// Appends any bytes in quotes. They need an introducer that says what they are: the server finds
+/// the end of the string by the connection's character set, utf8mb4, in which no part of a
+/// character looks like a quote or a backslash, and then takes the bytes as they are.
+fn write_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.reserve(bytes.len() + bytes.len() / 16 + 2);
+    out.push(b'\'');
+    for byte in bytes {
+        match escape(*byte) {
+            Some(escaped) => out.extend_from_slice(&[b'\\', escaped]),
+            None => out.push(*byte),
+        }
+    }
+    out.push(b'\'');
+}
+
 fn is_plain(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| matches!(byte, b' '..=b'~'))
 }
@@ -376,6 +422,8 @@ fn write_characters(
     out.extend_from_slice(charset.as_bytes());
     if text {
         write_quoted(out, bytes);
+    } else if is_single_byte(charset) && is_shorter_escaped(bytes) {
+        write_escaped(out, bytes);
     } else {
         out.push(b' ');
         write_hex(out, bytes, bytes.len());
@@ -413,6 +461,16 @@ fn is_ascii_compatible(charset: &str) -> bool {
             | "euckr"
             | "binary"
     )
+}
+
+/// Whether each byte is a character by itself and a backslash is one, so that a string can be
+/// escaped byte by byte; in gbk, big5 and their like it may be the second half of a character.
+fn is_single_byte(charset: &str) -> bool {
+    is_ascii_compatible(charset)
+        && !matches!(
+            charset,
+            "utf8mb4" | "utf8mb3" | "gbk" | "gb2312" | "gb18030" | "big5" | "euckr"
+        )
 }
 
 /// The character set that a collation number belongs to; `None` for numbers that are not known.
@@ -546,6 +604,53 @@ mod tests {
         assert_eq!(bytes(b"\xe9", &latin1), "_latin1 x'e9'");
         let utf16 = target("varchar", "varchar(9)", Some("utf16"));
         assert_eq!(bytes(b"\0a", &utf16), "_utf16 x'0061'");
+    }
+
+    #[test]
+    fn large_values_are_escaped_where_that_is_shorter() {
+        let written = |value: &[u8], target: &ColumnSchema| {
+            let mut out = Vec::new();
+            let value = Value::Bytes(value.into());
+            let source = source(ColumnKind::VarChar { max_bytes: 100 });
+            write_literal(&mut out, &value, &source, target, Flavor::MySql).unwrap();
+            out
+        };
+        let blob = target("longblob", "longblob", None);
+        let special = [&[0xff; 70][..], b"\0'\\\n\r\x1a\""].concat();
+        let expected = [b"_binary'", &[0xff; 70][..], b"\\0\\'\\\\\\n\\r\\Z\"'"].concat();
+        assert_eq!(written(&special, &blob), expected);
+        let latin1 = target("text", "text", Some("latin1"));
+        assert!(written(&special, &latin1).starts_with(b"_latin1'\xff"));
+        // Short, or nothing gained, or backslashes that may be half a character.
+        for (value, target, begins) in [
+            (&special[6..70], &blob, &b"x'ffff"[..]),
+            (&[0; 100][..], &blob, b"x'0000"),
+            (
+                &special[..],
+                &target("text", "text", Some("gbk")),
+                b"_gbk x'",
+            ),
+            (
+                &special[..],
+                &target("text", "text", Some("sjis")),
+                b"_sjis x'",
+            ),
+            (
+                &special[..],
+                &target("text", "text", Some("utf16")),
+                b"_utf16 x'",
+            ),
+            (
+                &special[..],
+                &target("geometry", "geometry", None),
+                b"x'ffff",
+            ),
+        ] {
+            let written = written(value, target);
+            assert!(written.starts_with(begins), "{target:?}");
+        }
+        let every: Vec<u8> = (0..=255).collect();
+        assert!(written(&every.repeat(100), &blob).len() < 26_500);
     }
 
     #[test]

@@ -454,6 +454,31 @@ fn strings(flavor: Flavor) -> Table {
         let count = dice.below(20);
         format!("_cp1251 {}", hex((0..count).map(|_| dice.bits() as u8)))
     }));
+    // Large ones of any bytes, and of those that have to be escaped.
+    for charset in ["latin1", "cp1251", "koi8r", "binary"] {
+        let definition = match charset {
+            "binary" => "MEDIUMBLOB".to_owned(),
+            _ => format!("MEDIUMTEXT CHARACTER SET {charset}"),
+        };
+        let edges = [
+            format!("CONVERT(REPEAT(_latin1 x'27', 70) USING {charset})"),
+            format!("CONVERT(REPEAT(_latin1 x'5c27', 3000) USING {charset})"),
+            format!("CONVERT(REPEAT(_latin1 x'615c', 40) USING {charset})"),
+        ];
+        let edges: Vec<&str> = edges.iter().map(String::as_str).collect();
+        columns.push(column(&definition, &edges, move |dice| {
+            let count = 50 + dice.below(4000);
+            let escaped = dice.below(3) == 0;
+            let sequence = (0..count).map(|_| match (escaped, dice.bits() as u8) {
+                (true, byte) => b"\0'\"\\\n\r\x1aaZ0n\xc3\xa9\xe2\x82\xf0"[usize::from(byte % 16)],
+                (false, byte) => byte,
+            });
+            format!("_{charset} {}", hex(sequence))
+        }));
+    }
+    columns.push(characters("MEDIUMTEXT {}", "gbk", 2000));
+    columns.push(characters("MEDIUMTEXT {}", "sjis", 2000));
+    columns.push(characters("MEDIUMTEXT {}", "utf8mb4", 2000));
     if flavor == Flavor::MariaDb {
         columns.push(characters(
             "VARCHAR(1000) {} COLLATE utf8mb4_uca1400_ai_ci",
@@ -507,6 +532,7 @@ fn binaries(flavor: Flavor) -> Table {
     add("BLOB", 600);
     add("MEDIUMBLOB", 600);
     add("LONGBLOB", 600);
+    add("LONGBLOB", 9000);
     if flavor == Flavor::MariaDb {
         add("VARBINARY(300) COMPRESSED", 300);
         add("BLOB COMPRESSED", 600);
