@@ -499,6 +499,16 @@ async fn tables(kind: ServerKind) {
         // On both nodes, so that the schema does not differ besides.
         pair.both(sql).await;
         let findings = check(&pair.config()).await;
+        // From MySQL 9.6 on cascaded changes are in the log: said, and nothing to warn of.
+        if kind == ServerKind::MySql && subject == "tables.foreign-keys" {
+            let said = findings.iter().filter(|finding| {
+                finding.subject == subject && finding.message.contains("the log has these changes")
+            });
+            assert_eq!(said.count(), 2, "{findings:#?}");
+            assert!(findings.iter().all(|finding| finding.level == Level::Pass));
+            pair.both(&format!("DROP TABLE shop.{name}")).await;
+            continue;
+        }
         let bad: Vec<_> = findings
             .iter()
             .filter(|finding| finding.level > Level::Pass)

@@ -187,20 +187,28 @@ fn cascades(facts: &NodeFacts) -> Option<Finding> {
     if with.is_empty() {
         return None;
     }
-    let how = if !facts.maria && super::privileges::at_least(&facts.version, (9, 6)) {
-        "this server writes the cascaded changes into its log, so they arrive at the other node \
-         beside the change that caused them, where its own foreign key acts as well"
-    } else {
-        "this server does not write the cascaded changes into its log; the other node makes them \
-         by its own foreign key, which must be the same"
-    };
+    let subject = "tables.foreign-keys";
+    let by_themselves = format!(
+        "foreign keys that change rows by themselves: {}",
+        some_of(&with)
+    );
+    // From 9.6 on, unless the storage engine does it as before.
+    if !facts.maria
+        && super::privileges::at_least(&facts.version, (9, 6))
+        && !facts.is_on("innodb_native_foreign_keys")
+    {
+        return Some(Finding::pass(
+            subject,
+            format!("{by_themselves}; the log has these changes as any others"),
+        ));
+    }
     Some(
         Finding::warn(
-            "tables.foreign-keys",
+            subject,
             format!(
-                "foreign keys that change rows by themselves: {}; {how}. A concurrent write to such \
-                 a row is not seen as one",
-                some_of(&with)
+                "{by_themselves}; this server does not write these changes into its log, the other \
+                 node makes them by its own foreign key, which must be the same. A concurrent write \
+                 to such a row is not seen as one"
             ),
         )
         .remedy("use ON DELETE RESTRICT and delete the child rows in the application"),
