@@ -126,9 +126,11 @@ impl Monitor {
             Some(connection) => connection,
             None => {
                 let mut connection = NodeConnection::open(&self.node).await?;
-                if let Err(taken) = own(&mut connection, &self.node.name).await {
-                    // The lock may still be held by our own connection that broke; the epoch tells.
-                    self.verify_epochs(&mut connection).await?;
+                let owned = own(&mut connection, &self.node.name).await;
+                // The lock may still be held by our own connection that broke, or be free again
+                // because the engine that took it has stopped since; the epoch tells.
+                self.verify_epochs(&mut connection).await?;
+                if let Err(taken) = owned {
                     return Err(Error::Connection {
                         node: self.node.name.clone(),
                         message: taken.to_string(),
