@@ -247,7 +247,10 @@ fn is_packet_too_large(error: &mysql_async::Error) -> bool {
         mysql_async::Error::Server(server) => server.code == ER_NET_PACKET_TOO_LARGE,
         mysql_async::Error::Driver(mysql_async::DriverError::PacketTooLarge) => true,
         // The driver's own bound is checked where it writes, and comes as its codec's text.
-        mysql_async::Error::Io(io) => io.to_string().to_lowercase().contains("packet too large"),
+        mysql_async::Error::Io(_) => {
+            let text = plainly(error).to_lowercase();
+            text.contains("packet too large") || text.contains("max_allowed_packet")
+        }
         _ => false,
     }
 }

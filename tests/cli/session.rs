@@ -178,7 +178,7 @@ async fn an_operators_day(kind: ServerKind) {
     // Nothing is set up yet.
     let ended = run(folder, &["positions", "show"]);
     assert_eq!(ended.code, Some(1), "{}", ended.out);
-    assert!(ended.err.contains("twinlog init"), "{}", ended.err);
+    assert!(ended.out.contains("twinlog init"), "{}", ended.out);
 
     let init = good(run(folder, &["init", "--json"])).json();
     assert_eq!(init["links"].as_array().unwrap().len(), 2);
