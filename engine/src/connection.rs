@@ -40,6 +40,9 @@ impl NodeConnection {
             .client_found_rows(true)
             .prefer_socket(false)
             .tcp_nodelay(true)
+            // The driver would hold statements and binlog events to the server's own limit, which
+            // the server checks itself, and names.
+            .max_allowed_packet(Some(1 << 30))
             .tcp_keepalive(Some(KEEPALIVE));
         let name: Arc<str> = node.name.as_str().into();
         let connecting = Conn::new(opts);
@@ -125,6 +128,12 @@ impl NodeConnection {
     #[must_use]
     pub fn into_driver(self) -> Conn {
         self.conn
+    }
+
+    /// The server's number of this connection.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.conn.id()
     }
 
     /// Says goodbye; errors do not matter any more.

@@ -1,5 +1,6 @@
 //! One link: reads the origin's log and applies it at this node, until stopped or halted.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -49,6 +50,8 @@ pub(crate) struct Link {
     pub progress: Arc<LinkProgress>,
     pub tail: Arc<TailProgress>,
     pub epoch: u64,
+    /// The server's number of the apply connection opened last; 0 before the first.
+    pub connection: AtomicU32,
     pub stop: CancellationToken,
     /// As the reader of the origin's log left it: what an engine was about to run at the origin.
     pub intended: Arc<Mutex<Option<Intended>>>,
@@ -110,6 +113,7 @@ impl Link {
     async fn run(&self) -> Result<()> {
         let set_up = async {
             let mut connection = NodeConnection::open(&self.target).await?;
+            self.end_previous(&mut connection).await;
             let marker = self.read_marker(&mut connection).await?;
             let resume = self.find_place(&marker)?;
             let mut origin_connection = NodeConnection::open(&self.origin).await?;
@@ -132,6 +136,12 @@ impl Link {
             self.caught_up(end).await?;
             let start = Start {
                 position: resume.position,
+                // Known of the marker's file only.
+                log_birth: if resume.position.file == marker.position.file {
+                    marker.log_birth
+                } else {
+                    0
+                },
                 clock: resume.clock,
                 seen: Seen {
                     position: resume.seen,
@@ -256,7 +266,7 @@ impl Link {
                 || end.offset.saturating_sub(committed.offset) > IDLE_MARKER_BYTES;
             if far && marker_moved.elapsed() > IDLE_MARKER_PAUSE {
                 applier
-                    .move_marker(end, clock, (seen.position, seen.clock))
+                    .move_marker((end, 0), clock, (seen.position, seen.clock))
                     .await?;
                 marker_moved = Instant::now();
             }
@@ -264,6 +274,8 @@ impl Link {
                 &self.origin.name,
                 &LinkRecord {
                     marker: applier.marker().position,
+                    transactions: applier.marker().transactions,
+                    gtid: applier.marker().gtid.clone(),
                     settled: end,
                     clock,
                     seen: seen.position,
@@ -314,6 +326,18 @@ impl Link {
         }
     }
 
+    /// Ends this link's connection before, of which the server may not know yet that it is broken:
+    /// it may hold row locks, or be running a statement still.
+    async fn end_previous(&self, connection: &mut NodeConnection) {
+        let previous = self.connection.swap(connection.id(), Ordering::Relaxed);
+        if previous != 0 {
+            // Mostly it is gone; and the marker's position guards against what it may still do.
+            let _ = connection
+                .execute(format!("KILL {previous}"), "ending the connection before")
+                .await;
+        }
+    }
+
     async fn read_marker(&self, connection: &mut NodeConnection) -> Result<Marker> {
         let marker = read_marker(connection, &self.config.engine.schema, &self.origin.name).await?;
         if marker.epoch != self.epoch {
@@ -333,6 +357,14 @@ impl Link {
         let at = marker.log_name.show(resume.position);
         match resume.agreement {
             Agreement::Same => {}
+            Agreement::SetByHand => {
+                tracing::info!(
+                    origin,
+                    target,
+                    position = at,
+                    "the position was set by hand"
+                );
+            }
             Agreement::NothingKept => {
                 tracing::info!(
                     origin,

@@ -97,6 +97,7 @@ impl Engine {
                 progress,
                 tail: Arc::clone(&tail),
                 epoch: marker.epoch,
+                connection: std::sync::atomic::AtomicU32::new(0),
                 stop: stop.clone(),
                 intended: Arc::default(),
             };
