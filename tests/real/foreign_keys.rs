@@ -206,6 +206,9 @@ async fn local_writers_are_waited_for(kind: ServerKind) {
             .await;
             pair.wait().await;
             let mut client = pair.servers[1].connect().await.unwrap();
+            // Without the locks on gaps that would keep our rows waiting before we ask.
+            let isolation = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED";
+            client.query_drop(isolation).await.unwrap();
             client.query_drop("START TRANSACTION").await.unwrap();
             client.query_drop(at_b).await.unwrap();
             pair.run(0, "INSERT INTO d.p VALUES (8, 'eight', 0)").await;
