@@ -38,6 +38,7 @@ on_both!(
     second_engine,
     statement_format,
     not_set_up,
+    row_larger_than_a_packet,
 );
 
 async fn concurrently(kind: ServerKind, on_a: &str, on_b: &str) -> Pair {
@@ -316,4 +317,26 @@ async fn not_set_up(kind: ServerKind) {
     let started = Engine::start(std::sync::Arc::clone(&pair.config), "a").await;
     let message = started.map(|_| ()).unwrap_err().to_string();
     assert!(message.contains("twinlog init"), "{message}");
+}
+
+async fn row_larger_than_a_packet(kind: ServerKind) {
+    let mut options = PairOptions::new(kind);
+    options.extra_args = vec!["--max-allowed-packet=4M".to_owned()];
+    let pair = Pair::start(
+        &options,
+        "CREATE DATABASE d; CREATE TABLE d.big (id INT PRIMARY KEY, v LONGBLOB)",
+    )
+    .await;
+    // Fits: twice its size is below the limit.
+    pair.run(
+        0,
+        "INSERT INTO d.big VALUES (1, RANDOM_BYTES(1024)), (2, REPEAT(x'ff00', 800000))",
+    )
+    .await;
+    pair.wait().await;
+    pair.assert_equal().await;
+    pair.run(0, "INSERT INTO d.big VALUES (3, REPEAT(x'ff00', 1800000))")
+        .await;
+    let message = pair.halted(1).await;
+    assert!(message.contains("max_allowed_packet"), "{message}");
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use mysql_async::binlog::events::Event as DriverEvent;
 use mysql_async::{BinlogStream, BinlogStreamRequest};
+use mysql_common::binlog::events::Event as DriverEvent;
 use rand::RngExt as _;
 
 use crate::config::NodeConfig;
