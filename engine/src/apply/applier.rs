@@ -91,6 +91,7 @@ impl Applier {
         progress: Arc<LinkProgress>,
         marker: Marker,
     ) -> Result<Self> {
+        connection.learn_packet_limit().await?;
         for statement in session::apply_session(target.flavor, origin.server_id) {
             connection
                 .execute(&statement, "setting up the apply session")
