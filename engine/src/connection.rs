@@ -154,12 +154,6 @@ impl NodeConnection {
         Ok(())
     }
 
-    /// The server's number of this connection.
-    #[must_use]
-    pub fn id(&self) -> u32 {
-        self.conn.id()
-    }
-
     /// Says goodbye; errors do not matter any more.
     pub async fn close(self) {
         let _ = self.conn.disconnect().await;

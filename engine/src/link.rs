@@ -1,6 +1,5 @@
 //! One link: reads the origin's log and applies it at this node, until stopped or halted.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use crate::apply::applier::Applier;
 use crate::backoff::Backoff;
 use crate::config::{Config, NodeConfig};
 use crate::conflict::window::Window;
-use crate::connection::{Identity, NodeConnection};
+use crate::connection::{Identity, NodeConnection, quote_string};
 use crate::error::{Disposition, Error, Result};
 use crate::group::{Batch, Gatherer, Item, Limits};
 use crate::log_reader::{LogReader, Start, Step};
@@ -50,8 +49,6 @@ pub(crate) struct Link {
     pub progress: Arc<LinkProgress>,
     pub tail: Arc<TailProgress>,
     pub epoch: u64,
-    /// The server's number of the apply connection opened last; 0 before the first.
-    pub connection: AtomicU32,
     pub stop: CancellationToken,
     /// As the reader of the origin's log left it: what an engine was about to run at the origin.
     pub intended: Arc<Mutex<Option<Intended>>>,
@@ -113,7 +110,7 @@ impl Link {
     async fn run(&self) -> Result<()> {
         let set_up = async {
             let mut connection = NodeConnection::open(&self.target).await?;
-            self.end_previous(&mut connection).await;
+            self.end_previous(&mut connection).await?;
             let marker = self.read_marker(&mut connection).await?;
             let resume = self.find_place(&marker)?;
             let mut origin_connection = NodeConnection::open(&self.origin).await?;
@@ -326,16 +323,36 @@ impl Link {
         }
     }
 
-    /// Ends this link's connection before, of which the server may not know yet that it is broken:
-    /// it may hold row locks, or be running a statement still.
-    async fn end_previous(&self, connection: &mut NodeConnection) {
-        let previous = self.connection.swap(connection.id(), Ordering::Relaxed);
-        if previous != 0 {
-            // Mostly it is gone; and the marker's position guards against what it may still do.
-            let _ = connection
-                .execute(format!("KILL {previous}"), "ending the connection before")
-                .await;
+    /// Ends the connection that applied for this link before, of which the server may not know yet
+    /// that it is broken: it may hold row locks, or be running a statement still. A lock of the
+    /// server's tells which it is; its number alone would not, since a server that was restarted
+    /// gives the numbers out again.
+    async fn end_previous(&self, connection: &mut NodeConnection) -> Result<()> {
+        let lock = quote_string(&format!("twinlog.apply.{}", self.origin.name));
+        let context = "taking the apply lock";
+        let previous: Option<Option<u64>> = connection
+            .first(&format!("SELECT IS_USED_LOCK({lock})"), context)
+            .await?;
+        if let Some(previous) = previous.flatten() {
+            match connection
+                .execute(format!("KILL {previous}"), context)
+                .await
+            {
+                // It ended by itself meanwhile.
+                Ok(_) | Err(Error::Server { code: 1094, .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
+        let taken: Option<Option<i64>> = connection
+            .first(&format!("SELECT GET_LOCK({lock}, 5)"), context)
+            .await?;
+        if taken.flatten() == Some(1) {
+            return Ok(());
+        }
+        Err(Error::Connection {
+            node: self.target.name.clone(),
+            message: "the connection that applied before has not ended yet".to_owned(),
+        })
     }
 
     async fn read_marker(&self, connection: &mut NodeConnection) -> Result<Marker> {
