@@ -4,6 +4,7 @@ use std::hash::{Hash, Hasher};
 
 use xxhash_rust::xxh3::Xxh3;
 
+use super::claim::ImageKeys;
 use crate::row::Value;
 use crate::schema::TableSchema;
 
@@ -49,6 +50,28 @@ pub fn row_keys<'v>(
         if let Some(key) = hash_key(table, number, &unique.columns, &value) {
             claim(key);
         }
+    }
+}
+
+/// The keys of a row image, told apart; `value` as for [`row_keys`].
+pub fn image_keys<'v>(
+    schema: &TableSchema,
+    value: impl Fn(usize) -> Option<&'v Value>,
+) -> ImageKeys {
+    let table = TableHash::new(&schema.database, &schema.name);
+    let unique = |(number, columns): (usize, &[usize])| {
+        let index = u16::try_from(number + 1).unwrap_or(u16::MAX);
+        hash_key(table, index, columns, &value).map(|key| (number, key))
+    };
+    ImageKeys {
+        row: hash_key(table, ROW_KEY, &schema.row_key, &value),
+        unique: schema
+            .unique_keys
+            .iter()
+            .map(|key| &key.columns[..])
+            .enumerate()
+            .filter_map(unique)
+            .collect(),
     }
 }
 

@@ -1,0 +1,138 @@
+//! A deterministic simulator of two nodes: the engine's own clock, window, key hashing, detection,
+//! resolution and reconciliation against a model of two servers. See docs/conflicts.md.
+//!
+//! A failing seed prints the command that replays it. `make sim SEEDS=1000000` runs long.
+
+mod apply;
+mod check;
+mod engine;
+mod random;
+mod server;
+mod world;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use apply::KINDS;
+use world::{Mutation, Tally, World};
+
+/// Steps in front of the drain: long enough for several conflicts to build on each other.
+const STEPS: usize = 60;
+
+fn run(seed: u64, mutation: Option<Mutation>) -> Result<Tally, String> {
+    World::new(seed, mutation).run(STEPS)
+}
+
+fn from_environment(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Runs seeds on all cores; panics with the first failing one's replay command.
+fn run_seeds(first: u64, count: u64) {
+    let started = Instant::now();
+    let next = AtomicU64::new(first);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let work = || {
+        let mut tally = Tally::default();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= first + count {
+                return tally;
+            }
+            match run(seed, None) {
+                Ok(this) => tally.add(this),
+                Err(problem) => panic!(
+                    "seed {seed}: {problem}\nreplay: TWINLOG_SIM_SEED={seed} cargo test -p \
+                     twinlog-tests --test sim -- --ignored replay"
+                ),
+            }
+        }
+    };
+    let mut total = Tally::default();
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            total.add(worker.join().unwrap());
+        }
+    });
+    println!("{count} seeds in {:?}: {total:?}", started.elapsed());
+    // A simulator that meets nothing proves nothing.
+    assert!(total.conflicts > count, "too few conflicts: {total:?}");
+    assert!(total.races > count / 10, "too few races: {total:?}");
+    assert!(total.crashes > count / 100, "too few crashes: {total:?}");
+    assert!(
+        total.kinds[..KINDS].iter().all(|kind| *kind > 0),
+        "a kind of conflict never came up: {total:?}"
+    );
+}
+
+#[test]
+fn nodes_converge_whatever_happens() {
+    run_seeds(0, from_environment("TWINLOG_SIM_SEEDS").unwrap_or(20_000));
+}
+
+#[test]
+#[ignore = "runs one seed, given in TWINLOG_SIM_SEED"]
+fn replay() {
+    let seed = from_environment("TWINLOG_SIM_SEED").expect("TWINLOG_SIM_SEED must hold a seed");
+    match run(seed, None) {
+        Ok(tally) => println!("seed {seed}: {tally:?}"),
+        Err(problem) => panic!("seed {seed}: {problem}"),
+    }
+}
+
+/// The simulator must find the mutation within so many seeds.
+fn finds(mutation: Mutation, seeds: u64) {
+    for seed in 0..seeds {
+        if let Err(problem) = run(seed, Some(mutation)) {
+            println!("{mutation:?} found by seed {seed}: {problem}");
+            return;
+        }
+    }
+    panic!("{mutation:?} was not found within {seeds} seeds");
+}
+
+#[test]
+fn finds_raw_wall_clocks() {
+    finds(Mutation::RawWallClock, 500);
+}
+
+#[test]
+fn finds_unique_keys_left_out() {
+    finds(Mutation::NoUniqueKeys, 500);
+}
+
+#[test]
+fn finds_releases_taken_for_claims() {
+    finds(Mutation::ReleasesClaim, 2000);
+}
+
+#[test]
+fn finds_the_guard_left_out() {
+    finds(Mutation::NoGuard, 500);
+}
+
+#[test]
+fn finds_locks_left_out() {
+    finds(Mutation::NoLocks, 2000);
+}
+
+#[test]
+fn finds_forgotten_tombstones() {
+    finds(Mutation::NoTombstones, 500);
+}
+
+#[test]
+fn finds_late_arrivals_that_displace_nothing() {
+    finds(Mutation::NoLateDisplacement, 2000);
+}
+
+#[test]
+fn finds_updates_left_out_for_a_missing_row() {
+    finds(Mutation::UpdatesNeedTheirRow, 2000);
+}
+
+#[test]
+fn finds_early_acknowledgement() {
+    finds(Mutation::EarlyAcknowledgement, 500);
+}
