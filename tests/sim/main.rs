@@ -16,11 +16,8 @@ use std::time::Instant;
 use apply::KINDS;
 use world::{Mutation, Tally, World};
 
-/// Steps in front of the drain: long enough for several conflicts to build on each other.
-const STEPS: usize = 60;
-
 fn run(seed: u64, mutation: Option<Mutation>) -> Result<Tally, String> {
-    World::new(seed, mutation).run(STEPS)
+    World::new(seed, mutation).run()
 }
 
 fn from_environment(name: &str) -> Option<u64> {
@@ -81,58 +78,64 @@ fn replay() {
     }
 }
 
-/// The simulator must find the mutation within so many seeds.
-fn finds(mutation: Mutation, seeds: u64) {
+/// The simulator must find the mutation within so many seeds, and what it finds must begin like
+/// this. What a mutation breaks at last is that the nodes differ; some are caught on the way there.
+fn finds(mutation: Mutation, problem_begins: &str, seeds: u64) {
+    let mut found = Vec::new();
     for seed in 0..seeds {
         if let Err(problem) = run(seed, Some(mutation)) {
-            println!("{mutation:?} found by seed {seed}: {problem}");
-            return;
+            if problem.starts_with(problem_begins) {
+                println!("{mutation:?} found by seed {seed}: {problem}");
+                return;
+            }
+            found.push(problem);
         }
     }
-    panic!("{mutation:?} was not found within {seeds} seeds");
+    found.truncate(3);
+    panic!("{mutation:?} was not found so within {seeds} seeds, but: {found:#?}");
 }
 
 #[test]
 fn finds_raw_wall_clocks() {
-    finds(Mutation::RawWallClock, 500);
+    finds(Mutation::RawWallClock, "INV-CONVERGE", 500);
 }
 
 #[test]
 fn finds_unique_keys_left_out() {
-    finds(Mutation::NoUniqueKeys, 500);
+    finds(Mutation::NoUniqueKeys, "INV-CONVERGE", 500);
 }
 
 #[test]
 fn finds_releases_taken_for_claims() {
-    finds(Mutation::ReleasesClaim, 2000);
+    finds(Mutation::ReleasesClaim, "INV-CONVERGE", 2000);
 }
 
 #[test]
 fn finds_the_guard_left_out() {
-    finds(Mutation::NoGuard, 500);
+    finds(Mutation::NoGuard, "INV-CONVERGE", 500);
 }
 
 #[test]
 fn finds_locks_left_out() {
-    finds(Mutation::NoLocks, 2000);
+    finds(Mutation::NoLocks, "INV-CONVERGE", 2000);
 }
 
 #[test]
 fn finds_forgotten_tombstones() {
-    finds(Mutation::NoTombstones, 500);
+    finds(Mutation::NoTombstones, "INV-CONVERGE", 500);
 }
 
 #[test]
 fn finds_late_arrivals_that_displace_nothing() {
-    finds(Mutation::NoLateDisplacement, 2000);
+    finds(Mutation::NoLateDisplacement, "INV-CONVERGE", 2000);
 }
 
 #[test]
 fn finds_updates_left_out_for_a_missing_row() {
-    finds(Mutation::UpdatesNeedTheirRow, 2000);
+    finds(Mutation::UpdatesNeedTheirRow, "INV-CONVERGE", 2000);
 }
 
 #[test]
 fn finds_early_acknowledgement() {
-    finds(Mutation::EarlyAcknowledgement, 500);
+    finds(Mutation::EarlyAcknowledgement, "INV-CONVERGE", 500);
 }

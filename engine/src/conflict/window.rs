@@ -39,6 +39,9 @@ struct Inner {
     /// Every entry in log order, so that acknowledged ones can be dropped from the front. A key
     /// written again has a later entry too; only that one removes it.
     order: VecDeque<(LogPos, KeyHash)>,
+    /// What the peer's log shows as applied there. The tailer may come by later: what it then reads
+    /// in front of this need not be remembered.
+    acknowledged: LogPos,
     /// Last local row change of each table (for TRUNCATE and DROP arriving from the peer).
     tables: HashMap<TableHash, LogPos>,
     /// Last local DDL of each table: rows of the peer may still come in the table's old form.
@@ -68,6 +71,9 @@ impl Window {
         tables: impl IntoIterator<Item = TableHash>,
     ) {
         let mut inner = self.lock();
+        if end <= inner.acknowledged {
+            return;
+        }
         for (key, kind) in claims {
             let write = LocalWrite {
                 position: end,
@@ -144,6 +150,7 @@ impl Window {
     pub fn acknowledge(&self, acknowledged: LogPos) {
         let mut inner = self.lock();
         let inner = &mut *inner;
+        inner.acknowledged = inner.acknowledged.max(acknowledged);
         while let Some((position, key)) = inner.order.front() {
             if *position > acknowledged {
                 break;
@@ -258,6 +265,8 @@ mod tests {
         );
         window.acknowledge(LogPos::new(1, 200));
         assert!(window.is_empty());
+        window.record(LogPos::new(1, 180), 19, [image(4)], []);
+        assert!(window.is_empty(), "the tailer came by later");
     }
 
     #[tokio::test]
