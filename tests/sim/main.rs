@@ -65,7 +65,9 @@ fn run_seeds(first: u64, count: u64) {
 
 #[test]
 fn nodes_converge_whatever_happens() {
-    run_seeds(0, from_environment("TWINLOG_SIM_SEEDS").unwrap_or(20_000));
+    let first = from_environment("TWINLOG_SIM_FIRST").unwrap_or(0);
+    let count = from_environment("TWINLOG_SIM_SEEDS").unwrap_or(20_000);
+    run_seeds(first, count);
 }
 
 #[test]
@@ -78,13 +80,13 @@ fn replay() {
     }
 }
 
-/// The simulator must find the mutation within so many seeds, and what it finds must begin like
+/// The simulator must find the mutation within so many seeds, and what it finds must say
 /// this. What a mutation breaks at last is that the nodes differ; some are caught on the way there.
-fn finds(mutation: Mutation, problem_begins: &str, seeds: u64) {
+fn finds(mutation: Mutation, problem_says: &str, seeds: u64) {
     let mut found = Vec::new();
     for seed in 0..seeds {
         if let Err(problem) = run(seed, Some(mutation)) {
-            if problem.starts_with(problem_begins) {
+            if problem.contains(problem_says) {
                 println!("{mutation:?} found by seed {seed}: {problem}");
                 return;
             }
@@ -102,7 +104,8 @@ fn finds_raw_wall_clocks() {
 
 #[test]
 fn finds_unique_keys_left_out() {
-    finds(Mutation::NoUniqueKeys, "INV-CONVERGE", 500);
+    // The server itself would refuse the row, and the link stop.
+    finds(Mutation::NoUniqueKeys, "a unique value is taken", 500);
 }
 
 #[test]
