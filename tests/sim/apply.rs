@@ -279,6 +279,7 @@ impl World {
                 Winner::Local => node,
                 Winner::Remote => 1 - node,
             };
+            self.journal[node].insert((met.key, end, met.local.position));
             let before = self.verdicts.insert((met.key, ends.0, ends.1), winner);
             if before.is_some_and(|before| before != winner) {
                 return Err(Interrupt::Broken(format!(

@@ -1,18 +1,17 @@
 //! What must hold when writes have stopped and the links have drained.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use twinlog_engine::clock::Clock;
 use twinlog_engine::conflict::claim::RowWrite;
 use twinlog_engine::conflict::key::KeyHash;
 use twinlog_engine::conflict::policy::Policy;
-use twinlog_engine::row::Row;
+use twinlog_engine::position::LogPos;
+use twinlog_engine::row::{Row, RowChange};
+use twinlog_engine::transaction::Seen;
 
 use super::engine::Reader;
 use super::server::{Body, Change, key_of};
 use super::world::{World, show};
-use twinlog_engine::position::LogPos;
-use twinlog_engine::transaction::Seen;
 
 /// Where a write stands in the total order.
 type Rank = (u64, u8, u64, usize);
@@ -41,6 +40,15 @@ impl World {
                 ));
             }
         }
+        for node in 0..2 {
+            let met = self.concurrent_claims(node);
+            if let Some(silent) = met.difference(&self.journal[node]).next() {
+                return Err(format!("INV-NO-SILENCE: node {node} never said {silent:?}"));
+            }
+            if let Some(invented) = self.journal[node].difference(&met).next() {
+                return Err(format!("node {node} invented {invented:?}"));
+            }
+        }
         let standing = self.standing()?;
         if standing != a.rows {
             return Err(format!(
@@ -52,18 +60,59 @@ impl World {
         Ok(())
     }
 
+    /// Every foreign claim that was concurrent with a local one, with the last of these, by the
+    /// order of the two logs alone.
+    fn concurrent_claims(&self, node: usize) -> BTreeSet<(KeyHash, LogPos, LogPos)> {
+        let mut met = BTreeSet::new();
+        let peer = &self.servers[1 - node].log;
+        let mut reader = Reader::at(peer, LogPos::new(0, 0), 0, Seen::default());
+        let mut last: BTreeMap<KeyHash, LogPos> = BTreeMap::new();
+        for logged in &self.servers[node].log {
+            let marker = match &logged.body {
+                Body::Applied(marker) => marker,
+                Body::LeftOut => continue,
+                Body::Local(changes) => {
+                    let writes = changes.iter().flat_map(|change| &change.writes);
+                    last.extend(
+                        writes
+                            .flat_map(RowWrite::claims)
+                            .map(|(key, _)| (key, logged.end)),
+                    );
+                    continue;
+                }
+            };
+            while peer
+                .get(reader.next)
+                .is_some_and(|foreign| foreign.end <= marker.position)
+            {
+                let Some(Some(read)) = reader.read(peer, self.mutation) else {
+                    continue;
+                };
+                let Body::Local(changes) = &read.logged.body else {
+                    continue;
+                };
+                for (key, _) in changes
+                    .iter()
+                    .flat_map(|c| &c.writes)
+                    .flat_map(RowWrite::claims)
+                {
+                    if let Some(local) = last.get(&key).filter(|local| **local > read.seen.position)
+                    {
+                        met.insert((key, read.logged.end, *local));
+                    }
+                }
+            }
+        }
+        met
+    }
+
     /// The rows that stand by the rule, from the set of writes alone: the definition that the
     /// engines' incremental work is measured against.
     fn standing(&self) -> Result<BTreeMap<i64, Row>, String> {
         let mut writes: Vec<(Rank, &Change, &RowWrite)> = Vec::new();
         for node in 0..2 {
             let log = &self.servers[node].log;
-            let mut reader = Reader::at(
-                log,
-                LogPos::new(0, 0),
-                Clock::default().value(),
-                Seen::default(),
-            );
+            let mut reader = Reader::at(log, LogPos::new(0, 0), 0, Seen::default());
             while let Some(read) = reader.read(log, self.mutation) {
                 let index = reader.next - 1;
                 let (Some(read), Body::Local(changes)) = (read, &log[index].body) else {
@@ -104,7 +153,7 @@ impl World {
             .values()
             .map(|row| {
                 let after = row.clone();
-                let insert = twinlog_engine::row::RowChange::Insert { after };
+                let insert = RowChange::Insert { after };
                 Change::new(insert, &self.keys)
             })
             .collect();

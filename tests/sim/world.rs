@@ -2,7 +2,7 @@
 //! clock jumps in any order, then a drain. Apply transactions are in `apply`, the end's checks in
 //! `check`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use twinlog_engine::conflict::key::KeyHash;
 use twinlog_engine::conflict::policy::{NodeOrder, Policy};
@@ -113,6 +113,8 @@ pub(crate) struct World {
     pub(crate) effective: [BTreeMap<usize, u64>; 2],
     /// Verdicts by key and the two transactions: which node won.
     pub(crate) verdicts: BTreeMap<(KeyHash, LogPos, LogPos), usize>,
+    /// What each node's journal says that it met: key, foreign and local transaction.
+    pub(crate) journal: [BTreeSet<(KeyHash, LogPos, LogPos)>; 2],
     pub(crate) tally: Tally,
 }
 
@@ -183,6 +185,7 @@ impl World {
             applied: [Vec::new(), Vec::new()],
             effective: [BTreeMap::new(), BTreeMap::new()],
             verdicts: BTreeMap::new(),
+            journal: [BTreeSet::new(), BTreeSet::new()],
             tally: Tally::default(),
         }
     }

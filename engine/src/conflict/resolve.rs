@@ -237,3 +237,148 @@ fn finding(
         Finding::Conflict(conflict)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conflict::claim::ImageKeys;
+    use crate::conflict::key::image_keys;
+    use crate::position::LogPos;
+    use crate::row::Value;
+    use crate::schema::{TableSchema, UniqueKey};
+
+    fn keys(row: i64, unique: Option<i64>) -> ImageKeys {
+        let schema = TableSchema {
+            database: "d".into(),
+            name: "t".into(),
+            table_type: "BASE TABLE".into(),
+            engine: "InnoDB".into(),
+            columns: Vec::new(),
+            row_key: vec![0],
+            unique_keys: vec![UniqueKey {
+                name: "u".into(),
+                columns: vec![1],
+            }],
+            has_opaque_unique_key: false,
+            foreign_keys: false,
+            triggers: false,
+        };
+        let image = [Value::Int(row), unique.map_or(Value::Null, Value::Int)];
+        image_keys(&schema, |column| image.get(column))
+    }
+
+    /// Settles `write` at `effective` against local claims, all of them concurrent.
+    fn settle(
+        write: &RowWrite,
+        effective: u64,
+        present: bool,
+        local: &[(KeyHash, u64, ClaimKind)],
+    ) -> Resolution {
+        let arrival = Arrival {
+            write,
+            effective,
+            present,
+            policy: Policy::LastWriteWins,
+            order: NodeOrder::TargetFirst,
+        };
+        resolve(&arrival, |key| {
+            let (_, effective, kind) = local.iter().find(|(claimed, ..)| *claimed == key)?;
+            Some(LocalWrite {
+                position: LogPos::new(1, *effective),
+                effective: *effective,
+                kind: *kind,
+            })
+        })
+    }
+
+    fn conflict(resolution: &Resolution) -> &Conflict {
+        match &resolution.finding {
+            Finding::Conflict(conflict) => conflict,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    const X: i64 = 24;
+    const Z: i64 = 26;
+
+    /// Design section 3: A wrote (1, x) at 1 and moved row 2 to z at 3, B moved row 2 to x at 2.
+    #[test]
+    fn a_late_arrival_displaces_though_it_does_not_stand() {
+        let image = ClaimKind::Image;
+        // At A: b comes by.
+        let b = RowWrite::Update {
+            after: keys(2, Some(X)),
+            left: Vec::new(),
+        };
+        let x = keys(2, Some(X)).unique[0].1;
+        let row_two = keys(2, None).row.unwrap();
+        let at_a = settle(&b, 2, true, &[(row_two, 3, image), (x, 1, image)]);
+        assert_eq!((at_a.row, &at_a.displace[..]), (RowAction::Keep, &[0][..]));
+        let said = conflict(&at_a);
+        assert_eq!(said.winner, Winner::Local);
+        assert_eq!(said.kind, ConflictKind::MultipleUniqueConflicts);
+        // At B: the insert of (1, x), then row 2 to z.
+        let local = [(row_two, 2, image), (x, 2, image)];
+        let insert = RowWrite::Insert {
+            after: keys(1, Some(X)),
+        };
+        let lost = settle(&insert, 1, false, &local);
+        assert_eq!((lost.row, lost.displace.len()), (RowAction::Remove, 0));
+        assert_eq!(conflict(&lost).kind, ConflictKind::InsertExists);
+        let update = RowWrite::Update {
+            after: keys(2, Some(Z)),
+            left: Vec::new(),
+        };
+        let won = settle(&update, 3, true, &local);
+        assert_eq!((won.row, won.displace.len()), (RowAction::Put, 0));
+        assert_eq!(conflict(&won).winner, Winner::Remote);
+    }
+
+    #[test]
+    fn ties_go_to_the_node_that_stands_first() {
+        let write = RowWrite::Delete {
+            before: keys(1, None),
+        };
+        let local = [(write.row_key().unwrap(), 5, ClaimKind::Image)];
+        let settled = settle(&write, 5, true, &local);
+        assert_eq!(settled.row, RowAction::Keep);
+        assert_eq!(conflict(&settled).kind, ConflictKind::DeleteOriginDiffers);
+        assert_eq!(settle(&write, 6, true, &local).row, RowAction::Remove);
+    }
+
+    #[test]
+    fn a_missing_row_is_drift_unless_a_claim_explains_it() {
+        let update = RowWrite::Update {
+            after: keys(1, Some(Z)),
+            left: keys(1, Some(X)).unique,
+        };
+        assert_eq!(settle(&update, 5, true, &[]).finding, Finding::Quiet);
+        assert_eq!(settle(&update, 5, false, &[]).finding, Finding::Drift);
+        let taken = [(keys(1, Some(X)).unique[0].1, 9, ClaimKind::Image)];
+        let settled = settle(&update, 5, false, &taken);
+        assert_eq!(settled.row, RowAction::Put);
+        assert_eq!(conflict(&settled).kind, ConflictKind::UpdateMissing);
+    }
+
+    #[test]
+    fn halt_settles_nothing() {
+        let write = RowWrite::Insert {
+            after: keys(1, None),
+        };
+        let arrival = Arrival {
+            write: &write,
+            effective: 9,
+            present: true,
+            policy: Policy::Halt,
+            order: NodeOrder::OriginFirst,
+        };
+        let settled = resolve(&arrival, |_| {
+            Some(LocalWrite {
+                position: LogPos::new(1, 1),
+                effective: 1,
+                kind: ClaimKind::Image,
+            })
+        });
+        assert!(matches!(settled.finding, Finding::Halt(_)));
+    }
+}
