@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::gtid::Gtid;
 use crate::position::LogPos;
 use crate::source::Placed;
-use crate::transaction::{Assembled, DdlStatement, LoggedStatement, TableChange};
+use crate::transaction::{Assembled, DdlStatement, ForeignKeyMode, LoggedStatement, TableChange};
 
 /// MariaDB's GTID event says that no end event follows (DDL and its like).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +34,10 @@ struct Open {
     shape: Shape,
     statement: Option<LoggedStatement>,
     changes: Vec<TableChange>,
+    /// Which of `changes` is the first of the statement whose end was not read yet.
+    statement_from: usize,
+    /// Savepoints, each with the number of `changes` in front of it.
+    savepoints: Vec<(String, usize)>,
     weight: usize,
 }
 
@@ -89,6 +93,7 @@ impl Assembler {
                 immediate_commit,
                 standalone,
                 xa,
+                two_phase_alter,
                 ..
             } => {
                 if self.open.is_some() {
@@ -96,6 +101,18 @@ impl Assembler {
                 }
                 if xa && self.flavor == Flavor::MariaDb {
                     return Err(self.xa(start));
+                }
+                if two_phase_alter {
+                    return Err(Error::Unsupported {
+                        node: self.node.to_string(),
+                        position: start.to_string(),
+                        what: "an ALTER that is logged in two phases".to_owned(),
+                        problem:
+                            "set binlog_alter_two_phase=OFF at this node, for running sessions \
+                                  and in its my.cnf too; then run the ALTER at the other node by \
+                                  hand and go on behind it with `twinlog positions set`"
+                                .to_owned(),
+                    });
                 }
                 let shape = match (self.flavor, standalone) {
                     (Flavor::MySql, _) => Shape::Unknown,
@@ -110,6 +127,8 @@ impl Assembler {
                     shape,
                     statement: None,
                     changes: Vec::new(),
+                    statement_from: 0,
+                    savepoints: Vec::new(),
                     weight: 0,
                 });
                 Ok(None)
@@ -130,7 +149,17 @@ impl Assembler {
             Event::Xid => self.finish(start, end, header),
             Event::XaPrepare { one_phase: true } => self.finish(start, end, header),
             Event::XaPrepare { one_phase: false } => Err(self.xa(start)),
-            Event::Rows { table, changes } => {
+            Event::Rows {
+                table,
+                flags,
+                changes,
+            } => {
+                let foreign_keys =
+                    match (flags.cascades_are_logged(), flags.no_foreign_key_checks()) {
+                        (true, _) => ForeignKeyMode::Logged,
+                        (false, true) => ForeignKeyMode::Off,
+                        (false, false) => ForeignKeyMode::Engine,
+                    };
                 let Some(open) = &mut self.open else {
                     return Err(self.malformed(
                         start,
@@ -145,7 +174,19 @@ impl Assembler {
                     .extend(changes.into_iter().map(|change| TableChange {
                         table: Arc::clone(&table),
                         change,
+                        foreign_keys,
                     }));
+                if flags.ends_statement() {
+                    // MySQL flags cascaded rows like those of a session with foreign_key_checks=0.
+                    // What a statement cascades to stands in front of the row that it came from, so
+                    // the last event tells which of the two it is.
+                    if flags.no_foreign_key_checks() {
+                        for change in &mut open.changes[open.statement_from..] {
+                            change.foreign_keys = ForeignKeyMode::Off;
+                        }
+                    }
+                    open.statement_from = open.changes.len();
+                }
                 Ok(None)
             }
             Event::Payload(inner) => {
@@ -207,25 +248,38 @@ impl Assembler {
                 Ok(None)
             }
             Statement::Commit => self.finish(start, end, header),
-            Statement::Savepoint | Statement::ReleaseSavepoint => Ok(None),
-            Statement::Rollback | Statement::RollbackTo(_) => {
-                let rows = self
-                    .open
-                    .as_ref()
-                    .is_some_and(|open| !open.changes.is_empty());
-                if rows {
-                    return Err(Error::Unsupported {
-                        node: self.node.to_string(),
-                        position: start.to_string(),
-                        what: "a transaction that was rolled back in part".to_owned(),
-                        problem: "it changed tables without transactions (such as MyISAM), whose \
-                                  rows stayed; convert them with ALTER TABLE .. ENGINE=InnoDB, \
-                                  compare the nodes, and go on behind it with `twinlog positions set`"
-                            .to_owned(),
-                    });
+            Statement::Savepoint(name) => {
+                if let Some(open) = &mut self.open {
+                    open.savepoints.push((name, open.changes.len()));
                 }
-                if matches!(statement, Statement::Rollback) {
-                    return self.finish(start, end, header);
+                Ok(None)
+            }
+            Statement::ReleaseSavepoint => Ok(None),
+            Statement::Rollback => {
+                if let Some(open) = &mut self.open
+                    && !open.roll_back(0, self.flavor)
+                {
+                    return Err(self.half_undone(start));
+                }
+                self.finish(start, end, header)
+            }
+            Statement::RollbackTo(name) => {
+                let Some(open) = &mut self.open else {
+                    return Ok(None);
+                };
+                // The last of that name counts, and stays; those behind it are gone.
+                let savepoint = open.savepoints.iter().rposition(|(known, _)| {
+                    known.eq_ignore_ascii_case(&name) || known.to_lowercase() == name.to_lowercase()
+                });
+                let undone = match savepoint {
+                    Some(index) => {
+                        open.savepoints.truncate(index + 1);
+                        open.roll_back(open.savepoints[index].1, self.flavor)
+                    }
+                    None => open.changes.is_empty(),
+                };
+                if !undone {
+                    return Err(self.half_undone(start));
                 }
                 Ok(None)
             }
@@ -244,7 +298,8 @@ impl Assembler {
                 Err(self.xa(start))
             }
             statement => {
-                if error_code != 0 {
+                // DDL is held to the same error at the target.
+                if error_code != 0 && !matches!(statement, Statement::Ddl(_)) {
                     return Err(Error::Unsupported {
                         node: self.node.to_string(),
                         position: start.to_string(),
@@ -260,11 +315,19 @@ impl Assembler {
                     .get_or_insert_with(|| Open::without_gtid(start, header, Shape::Single));
                 // MariaDB logs CREATE TABLE .. SELECT as a statement and rows in one group.
                 let bracketed = open.shape == Shape::Bracketed;
+                // Rows of the same transaction are none of its business.
+                if bracketed && matches!(statement, Statement::TemporaryTable) {
+                    return Ok(None);
+                }
                 open.weight += logged.sql.len() + 512;
                 if open.statement.is_some() {
                     return Err(self.malformed(start, "two statements in one transaction"));
                 }
-                open.statement = Some(LoggedStatement { statement, logged });
+                open.statement = Some(LoggedStatement {
+                    statement,
+                    logged,
+                    error_code,
+                });
                 if bracketed {
                     Ok(None)
                 } else {
@@ -306,6 +369,18 @@ impl Assembler {
         }
     }
 
+    fn half_undone(&self, position: LogPos) -> Error {
+        Error::Unsupported {
+            node: self.node.to_string(),
+            position: position.to_string(),
+            what: "a transaction that was rolled back in part".to_owned(),
+            problem: "it changed tables without transactions (such as MyISAM), whose rows stayed; \
+                      convert them with ALTER TABLE .. ENGINE=InnoDB, compare the nodes, and go on \
+                      behind it with `twinlog positions set`"
+                .to_owned(),
+        }
+    }
+
     fn xa(&self, position: LogPos) -> Error {
         Error::Unsupported {
             node: self.node.to_string(),
@@ -320,6 +395,20 @@ impl Assembler {
 }
 
 impl Open {
+    /// Drops the changes from `keep` on; says whether that is all that a rollback undoes. On MariaDB
+    /// it is: writes to tables without transactions are groups of their own in front of this one.
+    fn roll_back(&mut self, keep: usize, flavor: Flavor) -> bool {
+        if self.changes.len() <= keep {
+            return true;
+        }
+        if flavor != Flavor::MariaDb || self.statement.is_some() {
+            return false;
+        }
+        self.changes.truncate(keep);
+        self.statement_from = self.changes.len();
+        true
+    }
+
     fn without_gtid(start: LogPos, header: &EventHeader, shape: Shape) -> Self {
         Self {
             start,
@@ -329,7 +418,144 @@ impl Open {
             shape,
             statement: None,
             changes: Vec::new(),
+            statement_from: 0,
+            savepoints: Vec::new(),
             weight: 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::event::{RowsFlags, SessionContext};
+    use crate::row::{RowChange, SourceTable, Value};
+
+    fn header() -> EventHeader {
+        EventHeader {
+            timestamp: 7,
+            event_type: 0,
+            server_id: 1,
+            end_log_pos: 100,
+            flags: 0,
+        }
+    }
+
+    fn begin() -> Event {
+        Event::Gtid {
+            gtid: None,
+            immediate_commit: None,
+            original_commit: None,
+            standalone: false,
+            xa: false,
+            two_phase_alter: false,
+        }
+    }
+
+    fn query(sql: &str) -> Event {
+        Event::Query {
+            database: "d".into(),
+            sql: sql.into(),
+            session: SessionContext::default(),
+            error_code: 0,
+        }
+    }
+
+    fn row(number: i64, flags: u16) -> Event {
+        let table = SourceTable {
+            database: "d".into(),
+            name: "t".into(),
+            columns: Box::default(),
+            primary_key: None,
+        };
+        Event::Rows {
+            table: Arc::new(table),
+            flags: RowsFlags(flags),
+            changes: vec![RowChange::Insert {
+                after: Box::new([Value::Int(number)]),
+            }],
+        }
+    }
+
+    fn assembled(flavor: Flavor, events: Vec<Event>) -> Result<Option<Assembled>> {
+        let mut assembler = Assembler::new("a".into(), flavor);
+        let at = LogPos::new(1, 4);
+        let mut whole = None;
+        for event in events {
+            whole = assembler.take_event(at, at, &header(), event)?;
+        }
+        Ok(whole)
+    }
+
+    fn numbers(events: Vec<Event>) -> Vec<i64> {
+        let whole = assembled(Flavor::MariaDb, events).unwrap().unwrap();
+        let number = |change: &TableChange| match &change.change {
+            RowChange::Insert { after } => match after[0] {
+                Value::Int(number) => number,
+                _ => panic!("no number"),
+            },
+            _ => panic!("no insert"),
+        };
+        whole.changes.iter().map(number).collect()
+    }
+
+    #[test]
+    fn what_was_rolled_back_is_dropped() {
+        let savepoints = || {
+            vec![
+                begin(),
+                row(1, 1),
+                query("SAVEPOINT `a`"),
+                row(2, 1),
+                query("SAVEPOINT b"),
+                row(3, 1),
+                query("ROLLBACK TO `A`"),
+                row(4, 1),
+                query("ROLLBACK TO a"),
+                row(5, 1),
+                Event::Xid,
+            ]
+        };
+        assert_eq!(numbers(savepoints()), [1, 5]);
+        // Rows that may have stayed.
+        let error = assembled(Flavor::MySql, savepoints()).unwrap_err();
+        assert!(error.to_string().contains("rolled back in part"), "{error}");
+        let unknown = vec![begin(), row(1, 1), query("ROLLBACK TO b")];
+        assert!(assembled(Flavor::MariaDb, unknown).is_err());
+        let gone = vec![
+            begin(),
+            query("SAVEPOINT a"),
+            query("SAVEPOINT b"),
+            row(1, 1),
+            query("ROLLBACK TO a"),
+            row(2, 1),
+            query("ROLLBACK TO b"),
+        ];
+        assert!(assembled(Flavor::MariaDb, gone).is_err());
+        let all = || vec![begin(), row(1, 1), query("ROLLBACK")];
+        assert!(numbers(all()).is_empty());
+        assert!(assembled(Flavor::MySql, all()).is_err());
+    }
+
+    #[test]
+    fn the_last_event_of_a_statement_tells_cascades_from_checks_that_were_off() {
+        use ForeignKeyMode::{Engine, Logged, Off};
+        let modes = |flags: &[u16]| -> Vec<ForeignKeyMode> {
+            let mut events = vec![begin()];
+            events.extend(flags.iter().map(|flags| row(1, *flags)));
+            events.push(Event::Xid);
+            let whole = assembled(Flavor::MySql, events).unwrap().unwrap();
+            whole
+                .changes
+                .iter()
+                .map(|change| change.foreign_keys)
+                .collect()
+        };
+        assert_eq!(modes(&[0x12, 0x10, 0x12, 0x11]), [Logged; 4]);
+        assert_eq!(
+            modes(&[0x11, 0x12, 0x13, 0x12, 0x11]),
+            [Logged, Off, Off, Logged, Logged]
+        );
+        assert_eq!(modes(&[0x02, 0x03, 0x00, 0x01]), [Off, Off, Engine, Engine]);
     }
 }

@@ -162,6 +162,18 @@ impl Error {
     /// error that the server names does not.
     #[must_use]
     pub fn from_driver(node: &str, context: impl fmt::Display, error: mysql_async::Error) -> Self {
+        if is_packet_too_large(&error) {
+            return Error::Server {
+                node: node.to_owned(),
+                context: context.to_string(),
+                code: ER_NET_PACKET_TOO_LARGE,
+                message:
+                    "a row is larger than the server's max_allowed_packet takes (binary values \
+                          need twice their size in a statement): SET GLOBAL max_allowed_packet = \
+                          1073741824 there and in its my.cnf, then start the engine again"
+                        .to_owned(),
+            };
+        }
         match error {
             mysql_async::Error::Server(server) => match server.code {
                 // Lock wait timeout, deadlock, MariaDB's "record has changed since last read".
@@ -200,5 +212,17 @@ impl Error {
                 message: format!("{context}: {other}"),
             },
         }
+    }
+}
+
+const ER_NET_PACKET_TOO_LARGE: u16 = 1153;
+
+fn is_packet_too_large(error: &mysql_async::Error) -> bool {
+    match error {
+        mysql_async::Error::Server(server) => server.code == ER_NET_PACKET_TOO_LARGE,
+        mysql_async::Error::Driver(mysql_async::DriverError::PacketTooLarge) => true,
+        // The driver's own bound is checked where it writes, and comes as its codec's text.
+        mysql_async::Error::Io(io) => io.to_string().to_lowercase().contains("packet too large"),
+        _ => false,
     }
 }

@@ -110,9 +110,11 @@ pub async fn init(config: &Config, force: bool) -> Result<InitReport> {
                 seen: ends[target],
                 seen_clock: 0,
                 intent: None,
+                intended: None,
                 epoch: existing.as_ref().map_or(0, |marker| marker.epoch) + 1,
                 transactions: 0,
                 changes: 0,
+                log_birth: 0,
             };
             connection
                 .execute(marker.replace(schema), "writing the first position")

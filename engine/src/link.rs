@@ -1,6 +1,7 @@
 //! One link: reads the origin's log and applies it at this node, until stopped or halted.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, mpsc};
@@ -17,7 +18,7 @@ use crate::group::{Batch, Gatherer, Item, Limits};
 use crate::log_reader::{LogReader, Start, Step};
 use crate::origin::{Origin, Reason};
 use crate::position::LogPos;
-use crate::position::marker::Marker;
+use crate::position::marker::{Intended, Marker};
 use crate::position::reconcile::{Agreement, Resume, reconcile};
 use crate::position::store::{LinkRecord, Store};
 use crate::schema::SchemaCatalog;
@@ -49,7 +50,11 @@ pub(crate) struct Link {
     pub progress: Arc<LinkProgress>,
     pub tail: Arc<TailProgress>,
     pub epoch: u64,
+    /// The server's number of the apply connection opened last; 0 before the first.
+    pub connection: AtomicU32,
     pub stop: CancellationToken,
+    /// As the reader of the origin's log left it: what an engine was about to run at the origin.
+    pub intended: Arc<Mutex<Option<Intended>>>,
 }
 
 /// Ends a task when dropped.
@@ -108,11 +113,21 @@ impl Link {
     async fn run(&self) -> Result<()> {
         let set_up = async {
             let mut connection = NodeConnection::open(&self.target).await?;
+            self.end_previous(&mut connection).await;
             let marker = self.read_marker(&mut connection).await?;
             let resume = self.find_place(&marker)?;
             let mut origin_connection = NodeConnection::open(&self.origin).await?;
             let origin = origin_connection.identity().await?;
             let (_, end) = origin_connection.log_end(origin.flavor).await?;
+            // The place to go on from may lie behind the marker that says what was about to run.
+            let reverse = read_marker(
+                &mut origin_connection,
+                &self.config.engine.schema,
+                &self.target.name,
+            )
+            .await?;
+            let remembered = lock(&self.intended).clone();
+            let intended = reverse.intended.or(remembered);
             origin_connection.close().await;
             self.verify_origin(&marker, &origin, resume.position, end)?;
             // Until the tailer has caught up with our own log, every commit would wait for it with
@@ -121,11 +136,18 @@ impl Link {
             self.caught_up(end).await?;
             let start = Start {
                 position: resume.position,
+                // Known of the marker's file only.
+                log_birth: if resume.position.file == marker.position.file {
+                    marker.log_birth
+                } else {
+                    0
+                },
                 clock: resume.clock,
                 seen: Seen {
                     position: resume.seen,
                     clock: resume.seen_clock,
                 },
+                intended,
             };
             let reader = LogReader::open(
                 &self.origin,
@@ -162,6 +184,7 @@ impl Link {
             Arc::clone(&self.progress),
             self.config.replication.queue_bytes,
             self.origin.name.clone(),
+            Arc::clone(&self.intended),
         )));
         let applier = Applier::new(
             connection,
@@ -196,6 +219,9 @@ impl Link {
             clock: resume.seen_clock,
         };
         let mut marker_moved = Instant::now();
+        // DDL was about to run at the origin and its log has not said yet whether it ran: whoever
+        // goes on reading has to begin in front of that.
+        let mut open_intent = false;
         loop {
             let batch = tokio::select! {
                 biased;
@@ -221,16 +247,26 @@ impl Link {
                     seen = last.seen;
                 }
             }
+            for passed in &batch.passed {
+                match &passed.reason {
+                    Reason::Applied(marker) => open_intent = marker.intended.is_some(),
+                    Reason::AppliedDefinition => open_intent = false,
+                    _ => {}
+                }
+            }
             self.apply_patiently(&mut applier, &mut batch).await?;
             drop(batch);
             self.window.acknowledge(seen.position);
             self.progress.settled(end);
+            if open_intent {
+                continue;
+            }
             let committed = applier.marker().position;
             let far = end.file != committed.file
                 || end.offset.saturating_sub(committed.offset) > IDLE_MARKER_BYTES;
             if far && marker_moved.elapsed() > IDLE_MARKER_PAUSE {
                 applier
-                    .move_marker(end, clock, (seen.position, seen.clock))
+                    .move_marker((end, 0), clock, (seen.position, seen.clock))
                     .await?;
                 marker_moved = Instant::now();
             }
@@ -238,6 +274,8 @@ impl Link {
                 &self.origin.name,
                 &LinkRecord {
                     marker: applier.marker().position,
+                    transactions: applier.marker().transactions,
+                    gtid: applier.marker().gtid.clone(),
                     settled: end,
                     clock,
                     seen: seen.position,
@@ -288,6 +326,18 @@ impl Link {
         }
     }
 
+    /// Ends this link's connection before, of which the server may not know yet that it is broken:
+    /// it may hold row locks, or be running a statement still.
+    async fn end_previous(&self, connection: &mut NodeConnection) {
+        let previous = self.connection.swap(connection.id(), Ordering::Relaxed);
+        if previous != 0 {
+            // Mostly it is gone; and the marker's position guards against what it may still do.
+            let _ = connection
+                .execute(format!("KILL {previous}"), "ending the connection before")
+                .await;
+        }
+    }
+
     async fn read_marker(&self, connection: &mut NodeConnection) -> Result<Marker> {
         let marker = read_marker(connection, &self.config.engine.schema, &self.origin.name).await?;
         if marker.epoch != self.epoch {
@@ -307,6 +357,14 @@ impl Link {
         let at = marker.log_name.show(resume.position);
         match resume.agreement {
             Agreement::Same => {}
+            Agreement::SetByHand => {
+                tracing::info!(
+                    origin,
+                    target,
+                    position = at,
+                    "the position was set by hand"
+                );
+            }
             Agreement::NothingKept => {
                 tracing::info!(
                     origin,
@@ -429,6 +487,10 @@ pub(crate) fn uuid_text(identity: &Identity) -> String {
         .unwrap_or_default()
 }
 
+fn lock(intended: &Mutex<Option<Intended>>) -> MutexGuard<'_, Option<Intended>> {
+    intended.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Reads the origin's log into the queue.
 async fn read(
     mut reader: LogReader,
@@ -436,6 +498,7 @@ async fn read(
     progress: Arc<LinkProgress>,
     queue_bytes: usize,
     origin: String,
+    intended: Arc<Mutex<Option<Intended>>>,
 ) -> Result<()> {
     // Room is counted in KiB so that it fits the semaphore's numbers.
     let room_kib = u32::try_from(queue_bytes / 1024).unwrap_or(u32::MAX).max(1);
@@ -455,6 +518,7 @@ async fn read(
             }
             Step::Transaction(Origin::Passed(passed)) => {
                 progress.passed(&passed);
+                lock(&intended).clone_from(&reader.intended().cloned());
                 match &passed.reason {
                     Reason::Returned if !warned => {
                         warned = true;

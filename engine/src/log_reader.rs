@@ -11,18 +11,24 @@ use crate::decode::event::Event;
 use crate::error::{Error, Result};
 use crate::origin::{Origin, OriginFilter};
 use crate::position::LogPos;
+use crate::position::marker::Intended;
 use crate::source::Source;
 use crate::transaction::Seen;
 
 /// Where a log is to be read from and what is known there.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Start {
     /// A transaction boundary of the log.
     pub position: LogPos,
     /// The log's effective clock there.
     pub clock: u64,
+    /// When the file of `position` was begun, seconds since 1970; 0 where that is not known.
+    pub log_birth: u32,
     /// What the log's node had seen of the peer's log there.
     pub seen: Seen,
+    /// DDL that an engine was about to run at the log's node, of which the log in front of
+    /// `position` does not say whether it ran.
+    pub intended: Option<Intended>,
 }
 
 /// One step of the reading.
@@ -66,7 +72,14 @@ impl LogReader {
         decoder.set_table_filter(Box::new(move |database, _table| {
             database.eq_ignore_ascii_case(&own) || rules.includes(database, &own)
         }));
-        let source = Source::open(node, log_of, start.position, heartbeat, decoder).await?;
+        let source = Source::open(
+            node,
+            log_of,
+            (start.position, start.log_birth),
+            heartbeat,
+            decoder,
+        )
+        .await?;
         Ok(Self {
             source,
             assembler: Assembler::new(log_of.node.clone(), log_of.flavor),
@@ -77,8 +90,21 @@ impl LogReader {
                 replication.clone(),
                 start.clock,
                 start.seen,
+                start.intended,
             ),
         })
+    }
+
+    /// As [`OriginFilter::intended`].
+    #[must_use]
+    pub fn intended(&self) -> Option<&Intended> {
+        self.filter.intended()
+    }
+
+    /// When the file that is being read was begun; see [`Source::birth`].
+    #[must_use]
+    pub fn birth(&self) -> u32 {
+        self.source.birth()
     }
 
     /// Reads on by one event.
@@ -89,15 +115,21 @@ impl LogReader {
         let placed = self.source.next().await?;
         let rotated = matches!(placed.event, Event::Rotate { .. });
         let heartbeat = matches!(placed.event, Event::Heartbeat);
+        // Made up by the server as it goes on to the next file, without one in the log: it crashed.
+        // The next format description then drops what was open.
+        let artificial = placed.header.end_log_pos == 0;
         let end = placed.end;
         if let Some(transaction) = self.assembler.take(placed)? {
-            let origin = self.filter.judge(transaction)?;
+            let mut origin = self.filter.judge(transaction)?;
+            if let Origin::Local(local) = &mut origin {
+                local.log_birth = self.source.birth();
+            }
             return Ok(Step::Transaction(origin));
         }
         if heartbeat || !self.assembler.at_boundary() {
-            if rotated {
+            if rotated && !artificial {
                 return Err(Error::Binlog {
-                    node: self.source.log_name().file(end.file),
+                    node: self.source.node().to_owned(),
                     position: end.to_string(),
                     problem: "the log rotates within a transaction".to_owned(),
                 });

@@ -9,14 +9,14 @@
 use crate::clock::Clock;
 use crate::config::ReplicationConfig;
 use crate::connection::Identity;
-use crate::decode::ddl::{self, Coverage, Statement};
-use crate::decode::event::Flavor;
+use crate::decode::ddl::{self, Coverage, Recovery, Statement};
+use crate::decode::event::{Flavor, SessionContext};
 use crate::error::{Error, Result};
 use crate::gtid::Gtid;
 use crate::position::LogPos;
-use crate::position::marker::{BARRIER_TABLE, MARKER_TABLE, Marker};
+use crate::position::marker::{BARRIER_TABLE, Intended, MARKER_TABLE, Marker};
 use crate::row::RowChange;
-use crate::transaction::{Assembled, Definition, Local, Sealed, Seen};
+use crate::transaction::{Assembled, DdlStatement, Definition, Local, Sealed, Seen};
 
 /// What a transaction turned out to be.
 #[derive(Debug)]
@@ -47,6 +47,9 @@ pub enum Reason {
     Applied(Box<Marker>),
     /// An engine ran this DDL here for another node.
     AppliedDefinition,
+    /// MariaDB undid, as it recovered from a crash, some of a DDL statement that an engine ran here
+    /// for another node: it is to be run again.
+    UndoneDefinition,
     /// It came from the other node by another way than this engine, such as the servers' own
     /// replication still running.
     Returned,
@@ -63,6 +66,14 @@ pub struct OriginFilter {
     replication: ReplicationConfig,
     clock: Clock,
     seen: Seen,
+    /// DDL that an engine was about to run for the peer, of which the log does not say yet whether
+    /// it ran.
+    intended: Option<Intended>,
+    /// Where, in the peer's log, the last such statement ends that the log says did run. Markers
+    /// repeat an intent when an engine starts.
+    settled: Option<LogPos>,
+    /// The same of the intent that is open.
+    intent: Option<LogPos>,
 }
 
 impl OriginFilter {
@@ -76,6 +87,7 @@ impl OriginFilter {
         replication: ReplicationConfig,
         clock: u64,
         seen: Seen,
+        intended: Option<Intended>,
     ) -> Self {
         Self {
             log_of,
@@ -84,7 +96,17 @@ impl OriginFilter {
             replication,
             clock: Clock::resume(clock),
             seen,
+            intended,
+            settled: None,
+            intent: None,
         }
+    }
+
+    /// DDL that an engine was about to run for the peer, of which the log read so far does not say
+    /// whether it ran: to be handed to the filter that goes on from here.
+    #[must_use]
+    pub fn intended(&self) -> Option<&Intended> {
+        self.intended.as_ref()
     }
 
     /// Says what a transaction is. Must be given every transaction of the log, in its order.
@@ -102,10 +124,20 @@ impl OriginFilter {
                     clock: marker.clock,
                 };
             }
+            if *marker.origin == *self.peer.node {
+                self.intent = marker.intent;
+                if marker.intent.is_none() || marker.intent != self.settled {
+                    self.intended.clone_from(&marker.intended);
+                }
+            }
             return Ok(self.passed(transaction.end, Reason::Applied(Box::new(marker))));
+        }
+        if let Some(reason) = self.recovered(&transaction) {
+            return Ok(self.passed(transaction.end, reason));
         }
         if self.is_peers(&transaction) {
             let reason = if transaction.statement.is_some() {
+                self.settle();
                 Reason::AppliedDefinition
             } else {
                 Reason::Returned
@@ -113,6 +145,41 @@ impl OriginFilter {
             return Ok(self.passed(transaction.end, reason));
         }
         self.local(transaction)
+    }
+
+    fn settle(&mut self) {
+        self.intended = None;
+        self.settled = self.intent;
+    }
+
+    /// Whether the transaction is DDL of an engine that MariaDB finished or undid when it started
+    /// after a crash. It logs that under its own `server_id`; the event's timestamp is 0, and its
+    /// words tell which statement it is about.
+    fn recovered(&mut self, transaction: &Assembled) -> Option<Reason> {
+        if self.log_of.flavor != Flavor::MariaDb || transaction.committed_at != 0 {
+            return None;
+        }
+        let (logged, intended) = (transaction.statement.as_ref()?, self.intended.as_ref()?);
+        let statement = DdlStatement {
+            database: intended.database.clone(),
+            sql: intended.sql.clone(),
+            session: SessionContext {
+                sql_mode: Some(intended.sql_mode),
+                ..SessionContext::default()
+            },
+        };
+        let Statement::Ddl(ddl) = ddl::recognise_logged(&statement, Flavor::MariaDb) else {
+            return None;
+        };
+        let found = (&logged.statement, &logged.logged.sql[..]);
+        match ddl::recovery((&ddl, &intended.sql), found) {
+            Recovery::Finished => {
+                self.settle();
+                Some(Reason::AppliedDefinition)
+            }
+            Recovery::Partly => Some(Reason::UndoneDefinition),
+            Recovery::Unrelated => None,
+        }
     }
 
     fn local(&mut self, transaction: Assembled) -> Result<Origin> {
@@ -130,9 +197,32 @@ impl OriginFilter {
                     Some(Definition {
                         ddl: ddl.clone(),
                         statement,
+                        error_code: logged.error_code,
                     })
                 }
-                Err(rule) => return Ok(self.passed(transaction.end, Reason::LeftOut(rule))),
+                Err(rule) => {
+                    let rows = transaction.changes.iter().any(|change| {
+                        self.replication
+                            .includes(&change.table.database, &self.schema)
+                    });
+                    if !rows {
+                        return Ok(self.passed(transaction.end, Reason::LeftOut(rule)));
+                    }
+                    // The rows of a CREATE TABLE .. SELECT cannot go without their table.
+                    if matches!(logged.statement, Statement::Ddl(_)) {
+                        return Err(Error::Unsupported {
+                            node: self.log_of.node.to_string(),
+                            position: self.log_of.log_name.show(transaction.start),
+                            what: format!("the rows of a statement that is left out ({rule})"),
+                            problem: format!(
+                                "make the table with its rows at the other node by hand, then stop \
+                                 both engines and go on behind it with `twinlog positions set .. {}`",
+                                self.log_of.log_name.show(transaction.end)
+                            ),
+                        });
+                    }
+                    None
+                }
             },
         };
         let mut changes = transaction.changes;
@@ -140,7 +230,9 @@ impl OriginFilter {
             database.eq_ignore_ascii_case(&self.schema) && table == BARRIER_TABLE
         };
         changes.retain(|change| {
-            is_barrier(&change.table.database, &change.table.name)
+            // The rows themselves are made at every node when it is set up.
+            (is_barrier(&change.table.database, &change.table.name)
+                && matches!(change.change, RowChange::Update { .. }))
                 || self
                     .replication
                     .includes(&change.table.database, &self.schema)
@@ -166,6 +258,7 @@ impl OriginFilter {
             changes,
             weight: transaction.weight,
             barrier,
+            log_birth: 0,
             _sealed: Sealed::by_origin_filter(),
         })))
     }
@@ -182,7 +275,11 @@ impl OriginFilter {
             position: self.log_of.log_name.show(transaction.start),
             what: what.to_owned(),
             problem: format!(
-                "{problem}. Once both nodes agree, go on behind it with `twinlog positions set`"
+                "{problem}. Once both nodes agree, stop both engines and go on behind it with \
+                 `twinlog positions set --origin {} --target {} {}`",
+                self.log_of.node,
+                self.peer.node,
+                self.log_of.log_name.show(transaction.end)
             ),
         };
         let unreadable = transaction
@@ -227,7 +324,7 @@ impl OriginFilter {
             Statement::Begin
             | Statement::Commit
             | Statement::Rollback
-            | Statement::Savepoint
+            | Statement::Savepoint(_)
             | Statement::RollbackTo(_)
             | Statement::ReleaseSavepoint
             | Statement::XaStart(_)
@@ -267,10 +364,14 @@ impl OriginFilter {
         if transaction.server_id == self.peer.server_id {
             return true;
         }
-        match (self.peer.flavor, &transaction.gtid, self.peer.uuid) {
-            (Flavor::MySql, Some(Gtid::MySql { uuid, .. }), Some(peer)) => *uuid == peer,
-            _ => false,
-        }
+        let Some(Gtid::MySql { uuid, .. }) = &transaction.gtid else {
+            return false;
+        };
+        // A statement that the peer had from a source of its own runs here under that source's
+        // GTID. Only an engine that has said what it is about to do runs such a one.
+        let about_to_run = self.intent.is_some() && self.intent != self.settled;
+        self.peer.uuid == Some(*uuid)
+            || (about_to_run && transaction.statement.is_some() && self.log_of.uuid != Some(*uuid))
     }
 
     fn passed(&self, end: LogPos, reason: Reason) -> Origin {
@@ -280,5 +381,113 @@ impl OriginFilter {
             seen: self.seen,
             clock: self.clock.value(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::DdlPolicy;
+    use crate::position::LogName;
+    use crate::transaction::LoggedStatement;
+
+    fn identity(node: &str, server_id: u32) -> Identity {
+        Identity {
+            node: Arc::from(node),
+            flavor: Flavor::MariaDb,
+            version: String::new(),
+            server_id,
+            uuid: None,
+            log_name: LogName::split("bin.000001").unwrap().0,
+        }
+    }
+
+    /// A filter of b's log, in which an engine was about to run a statement of a.
+    fn filter(intended: &str) -> OriginFilter {
+        OriginFilter::new(
+            identity("b", 2),
+            identity("a", 1),
+            "twinlog".into(),
+            ReplicationConfig {
+                databases: Vec::new(),
+                ddl: DdlPolicy::Replicate,
+                group_transactions: 1,
+                group_rows: 1,
+                queue_bytes: 1,
+            },
+            0,
+            Seen::default(),
+            Some(Intended {
+                sql_mode: 0,
+                database: "d".into(),
+                sql: intended.into(),
+            }),
+        )
+    }
+
+    fn logged(server_id: u32, committed_at: u64, sql: &str) -> Assembled {
+        let logged = DdlStatement {
+            database: "d".into(),
+            sql: sql.into(),
+            session: SessionContext::default(),
+        };
+        Assembled {
+            start: LogPos::new(1, 4),
+            end: LogPos::new(1, 100),
+            gtid: None,
+            server_id,
+            committed_at,
+            statement: Some(LoggedStatement {
+                statement: ddl::recognise_logged(&logged, Flavor::MariaDb),
+                logged,
+                error_code: 0,
+            }),
+            changes: Vec::new(),
+            weight: 0,
+        }
+    }
+
+    fn reason(filter: &mut OriginFilter, transaction: Assembled) -> Option<Reason> {
+        match filter.judge(transaction).unwrap() {
+            Origin::Local(_) => None,
+            Origin::Passed(passed) => Some(passed.reason),
+        }
+    }
+
+    #[test]
+    fn ddl_that_the_server_finished_is_the_engines_once() {
+        const ALTER: &str = "ALTER TABLE t ADD COLUMN v INT";
+        let mut filter = filter(ALTER);
+        // A client's, at its time; and another that was recovered.
+        assert!(reason(&mut filter, logged(2, 5, ALTER)).is_none());
+        assert!(reason(&mut filter, logged(2, 0, "ALTER TABLE u ADD COLUMN v INT")).is_none());
+        assert!(filter.intended().is_some());
+        let found = reason(&mut filter, logged(2, 0, ALTER));
+        assert!(
+            matches!(found, Some(Reason::AppliedDefinition)),
+            "{found:?}"
+        );
+        assert!(filter.intended().is_none());
+        // Settled: what looks the same now is a client's.
+        assert!(reason(&mut filter, logged(2, 0, ALTER)).is_none());
+    }
+
+    #[test]
+    fn ddl_that_was_undone_is_run_again() {
+        let mut filter = filter("CREATE OR REPLACE TABLE t (id INT PRIMARY KEY)");
+        let dropped = "DROP TABLE IF EXISTS `d`.`t` /* generated by ddl recovery */";
+        let found = reason(&mut filter, logged(2, 0, dropped));
+        assert!(matches!(found, Some(Reason::UndoneDefinition)), "{found:?}");
+        assert!(filter.intended().is_some());
+        // Run again, and logged as the origin's.
+        let create = "CREATE OR REPLACE TABLE t (id INT PRIMARY KEY)";
+        let found = reason(&mut filter, logged(1, 9, create));
+        assert!(
+            matches!(found, Some(Reason::AppliedDefinition)),
+            "{found:?}"
+        );
+        assert!(filter.intended().is_none());
     }
 }

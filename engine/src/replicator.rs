@@ -97,7 +97,9 @@ impl Engine {
                 progress,
                 tail: Arc::clone(&tail),
                 epoch: marker.epoch,
+                connection: std::sync::atomic::AtomicU32::new(0),
                 stop: stop.clone(),
+                intended: Arc::default(),
             };
             link_tasks.push(spawn(&now, link.supervise()));
         }
@@ -252,7 +254,10 @@ fn tailer_start(
         }
         let resume = reconcile(marker, store.link(&origin.name)?.as_ref());
         let this = Start::at(resume.seen, resume.seen_clock);
-        if start.is_none_or(|earliest| this.position < earliest.position) {
+        if start
+            .as_ref()
+            .is_none_or(|earliest| this.position < earliest.position)
+        {
             start = Some(this);
         }
     }

@@ -85,7 +85,7 @@ impl Tailer {
             &self.node,
             &self.identity,
             &self.peer,
-            *place,
+            place.clone(),
             &self.config.engine.schema,
             &self.config.replication,
             self.config.engine.heartbeat,
@@ -98,25 +98,27 @@ impl Tailer {
                     self.record(&local).await?;
                     place.clock = local.effective;
                     place.seen = local.seen;
-                    self.reached(place, local.end);
+                    self.reached(place, local.end, reader.birth());
                 }
                 Step::Transaction(Origin::Passed(passed)) => {
                     self.passed(&passed);
                     place.clock = passed.clock;
                     place.seen = passed.seen;
-                    self.reached(place, passed.end);
+                    place.intended = reader.intended().cloned();
+                    self.reached(place, passed.end, reader.birth());
                 }
-                Step::Boundary(position) | Step::Rotated(position) => {
-                    self.reached(place, position);
-                }
+                Step::Boundary(position) => self.reached(place, position, reader.birth()),
+                // The file's description, which says when it was begun, comes next.
+                Step::Rotated(position) => self.reached(place, position, 0),
                 Step::Within => {}
             }
         }
     }
 
     /// Only now may the apply trust the window up to here.
-    fn reached(&self, place: &mut Start, position: LogPos) {
+    fn reached(&self, place: &mut Start, position: LogPos, log_birth: u32) {
         place.position = position;
+        place.log_birth = log_birth;
         self.window.advance(position);
     }
 
@@ -127,6 +129,7 @@ impl Tailer {
                 self.catalog.forget();
                 self.window.note_applied_definition();
             }
+            Reason::UndoneDefinition => self.catalog.forget(),
             Reason::Returned | Reason::LeftOut(_) => {}
         }
     }
@@ -134,13 +137,13 @@ impl Tailer {
     async fn record(&self, local: &Local) -> Result<()> {
         self.progress.local();
         if let Some(definition) = &local.definition {
+            // The window first: whoever sees the new schema must find out that it is new.
+            self.window.record_definition(
+                local.end,
+                &definition.tables(),
+                definition.removes_rows(),
+            );
             self.catalog.forget();
-            let tables = definition
-                .ddl
-                .tables
-                .iter()
-                .map(|table| TableHash::new(&table.database, &table.name));
-            self.window.record_definition(local.end, tables);
         }
         let mut claims: Vec<(KeyHash, ClaimKind)> = Vec::with_capacity(local.changes.len() * 2);
         let mut tables: Vec<TableHash> = Vec::new();
@@ -150,9 +153,12 @@ impl Tailer {
                 .as_ref()
                 .is_some_and(|known| Arc::ptr_eq(known.source(), &change.table))
             {
-                let hash = TableHash::new(&change.table.database, &change.table.name);
-                if !tables.contains(&hash) {
-                    tables.push(hash);
+                // The database as a whole, too: for a DROP DATABASE.
+                for name in [&*change.table.name, ""] {
+                    let hash = TableHash::new(&change.table.database, name);
+                    if !tables.contains(&hash) {
+                        tables.push(hash);
+                    }
                 }
                 // A table that is gone by now: its rows cannot meet anything but its own DROP.
                 columns = self
@@ -180,8 +186,10 @@ impl Start {
     pub(crate) fn at(position: LogPos, clock: u64) -> Self {
         Self {
             position,
+            log_birth: 0,
             clock,
             seen: Seen::default(),
+            intended: None,
         }
     }
 }

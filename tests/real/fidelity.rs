@@ -329,6 +329,7 @@ fn collect(event: Event, database: &str, changes: &mut Changes) {
         Event::Rows {
             table,
             changes: rows,
+            ..
         } if *table.database == *database => {
             changes.extend(rows.into_iter().map(|change| (Arc::clone(&table), change)));
         }

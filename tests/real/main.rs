@@ -11,6 +11,7 @@ mod ddl_recognition;
 mod definition;
 mod demo;
 mod fidelity;
+mod foreign_keys;
 mod recovery;
 mod sandbox;
 mod spine;

@@ -11,25 +11,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::execute::{Failure, execute};
+use super::foreign_key;
 use super::mapping::Mapping;
 use super::session;
 use crate::config::Config;
 use crate::conflict::detect::{Claim, Meeting, first_meeting};
-use crate::conflict::key::{TableHash, row_keys};
+use crate::conflict::key::{KeyHash, TableHash, row_keys};
 use crate::conflict::window::Window;
 use crate::connection::{Identity, NodeConnection};
 use crate::error::{Error, Result};
 use crate::group::{Batch, coalesced, one_by_one};
+use crate::link::read_marker;
 use crate::position::LogPos;
 use crate::position::marker::Marker;
 use crate::row::{RowChange, SourceTable};
 use crate::schema::SchemaCatalog;
 use crate::status::LinkProgress;
-use crate::transaction::Local;
+use crate::transaction::{ForeignKeyMode, Local};
 
 /// How long the commit waits, holding row locks, for the tailer to read up to the log's end. It
 /// takes a millisecond while the tailer runs; longer means that it lost its connection.
 const TAILER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Mappings that are remembered. Each new table map of the log makes one, also of a known table.
+const KNOWN_MAPPINGS: usize = 4096;
 
 /// Writes what one origin sent to one target.
 pub struct Applier {
@@ -42,8 +47,10 @@ pub struct Applier {
     pub(super) progress: Arc<LinkProgress>,
     /// The marker row as committed.
     pub(super) marker: Marker,
-    mappings: HashMap<usize, KnownMapping>,
+    mappings: HashMap<(usize, ForeignKeyMode), KnownMapping>,
     generation: u64,
+    /// `foreign_key_checks` of the connection's session.
+    pub(super) foreign_key_checks: bool,
 }
 
 struct KnownMapping {
@@ -61,6 +68,8 @@ enum Attempt {
     Met(Meeting),
     /// The rows did not fit: as merged, or one by one.
     Unfit(Failure),
+    /// DDL changed the tables meanwhile: what was asked about them may not be all.
+    Stale,
 }
 
 impl Applier {
@@ -82,6 +91,7 @@ impl Applier {
         progress: Arc<LinkProgress>,
         marker: Marker,
     ) -> Result<Self> {
+        connection.learn_packet_limit().await?;
         for statement in session::apply_session(target.flavor, origin.server_id) {
             connection
                 .execute(&statement, "setting up the apply session")
@@ -99,6 +109,7 @@ impl Applier {
             marker,
             mappings: HashMap::new(),
             generation,
+            foreign_key_checks: true,
         })
     }
 
@@ -121,7 +132,20 @@ impl Applier {
             self.apply_definition(only).await?;
             return Ok(());
         }
-        self.apply_rows(&mut batch.transactions).await
+        match self.apply_rows(&mut batch.transactions).await {
+            // DDL of a local client may be so new that the tailer has not read it: then the rows
+            // are from before it, and fit as such.
+            Err(Error::Schema { .. }) => {
+                self.tailer_at_end().await?;
+                self.forget_schemas();
+                let committed = self.marker.position;
+                batch
+                    .transactions
+                    .retain(|transaction| transaction.end > committed);
+                self.apply_rows(&mut batch.transactions).await
+            }
+            other => other,
+        }
     }
 
     /// Applies row transactions: all in one commit if it goes, the harmless ones in front of a
@@ -138,7 +162,7 @@ impl Applier {
                 }
                 Attempt::Met(meeting) => return Err(self.conflict(&rest[0], meeting)),
                 // Find out which transaction and row it is, with everything before it applied.
-                Attempt::Unfit(_) => {
+                Attempt::Unfit(_) | Attempt::Stale => {
                     self.progress.regrouped();
                     return self.one_transaction_each(rest).await;
                 }
@@ -164,25 +188,35 @@ impl Applier {
                 Attempt::Applied => {}
                 Attempt::Met(meeting) => return Err(self.conflict(&one[0], meeting)),
                 Attempt::Unfit(failure) => return Err(self.unfit(&one[0], failure)),
+                Attempt::Stale => {
+                    return Err(Error::Internal(
+                        "a stale attempt was not repeated".to_owned(),
+                    ));
+                }
             }
         }
         Ok(())
     }
 
     async fn attempt(&mut self, transactions: &mut [Local], merge: bool) -> Result<Attempt> {
-        let result = self.try_apply(transactions, merge).await;
-        if !matches!(result, Ok(Attempt::Applied)) {
-            // Whatever it was, nothing of it may stay. If the connection is gone the server rolls
-            // back by itself, and the first error tells more.
-            let rolled_back = self.connection.execute("ROLLBACK", "rolling back").await;
-            if result.is_ok() {
-                rolled_back?;
+        loop {
+            let result = self.try_apply(transactions, merge).await;
+            if !matches!(result, Ok(Attempt::Applied)) {
+                // Whatever it was, nothing of it may stay. If the connection is gone the server
+                // rolls back by itself, and the first error tells more.
+                let rolled_back = self.connection.execute("ROLLBACK", "rolling back").await;
+                if result.is_ok() {
+                    rolled_back?;
+                }
+            }
+            if !matches!(result, Ok(Attempt::Stale)) {
+                return result;
             }
         }
-        result
     }
 
     async fn try_apply(&mut self, transactions: &mut [Local], merge: bool) -> Result<Attempt> {
+        let generation = self.catalog.generation();
         let mut mappings: Vec<Vec<Arc<Mapping>>> = Vec::with_capacity(transactions.len());
         for transaction in transactions.iter_mut() {
             mappings.push(self.map(transaction).await?);
@@ -208,14 +242,24 @@ impl Applier {
         };
         let steps = if merge { coalesced(changes()) } else { None };
         let steps = steps.unwrap_or_else(|| one_by_one(changes()));
-        match execute(&mut self.connection, self.target.flavor, &steps).await {
+        let flavor = self.target.flavor;
+        let checks = &mut self.foreign_key_checks;
+        match execute(&mut self.connection, flavor, &steps, checks).await {
             Ok(()) => {}
             Err(Failure::Error(error)) => return Err(error),
             Err(failure) => return Ok(Attempt::Unfit(failure)),
         }
         drop(steps);
+        let questions = foreign_key::questions(transactions, &mappings, flavor)?;
+        if let Some(orphan) = foreign_key::ask(&mut self.connection, questions).await? {
+            return Ok(Attempt::Unfit(orphan));
+        }
         if let Some(meeting) = self.guard(&claims).await? {
             return Ok(Attempt::Met(meeting));
+        }
+        // A foreign key that was added before our rows were locked is in the log by now.
+        if self.catalog.generation() != generation {
+            return Ok(Attempt::Stale);
         }
         self.connection.execute("COMMIT", "committing").await?;
         self.marker = marker;
@@ -225,36 +269,82 @@ impl Applier {
 
     /// Closes the race with local writers; see the module's first lines.
     async fn guard(&mut self, claims: &[Claim]) -> Result<Option<Meeting>> {
-        let (_, end) = self.connection.log_end(self.target.flavor).await?;
-        let waited = tokio::time::timeout(TAILER_PATIENCE, self.window.read_up_to(end)).await;
-        match waited {
-            Ok(read) => read?,
-            Err(_) => {
-                return Err(Error::Connection {
+        self.tailer_at_end().await?;
+        Ok(first_meeting(claims, &self.window))
+    }
+
+    /// Waits until the tailer has read up to the end that the target's log has now.
+    pub(super) async fn tailer_at_end(&mut self) -> Result<()> {
+        let mut looks = 0;
+        loop {
+            let read = self.window.read_position();
+            let (_, end) = self.connection.log_end(self.target.flavor).await?;
+            if end >= read {
+                let waited =
+                    tokio::time::timeout(TAILER_PATIENCE, self.window.read_up_to(end)).await;
+                return waited.unwrap_or_else(|_| {
+                    Err(Error::Connection {
+                        node: self.target.node.to_string(),
+                        message: format!(
+                            "the tailer of this node's own binlog did not reach {} within {} s",
+                            self.target.log_name.show(end),
+                            TAILER_PATIENCE.as_secs()
+                        ),
+                    })
+                });
+            }
+            // For a moment a server that rotates may name the file that it leaves; a log that stays
+            // behind what was read of it is another one.
+            looks += 1;
+            if looks > 20 {
+                return Err(Error::LogLost {
                     node: self.target.node.to_string(),
-                    message: format!(
-                        "the tailer of this node's own binlog did not reach {} within {} s",
+                    problem: format!(
+                        "its own log ends at {}, and was read up to {}: it was reset or restored \
+                         under the running engine. Compare the nodes, make them alike, then run \
+                         `twinlog init --force`",
                         self.target.log_name.show(end),
-                        TAILER_PATIENCE.as_secs()
+                        self.target.log_name.show(read)
                     ),
                 });
             }
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        Ok(first_meeting(claims, &self.window))
+    }
+
+    /// The next step of a person who has made a transaction's effect good by hand.
+    pub(super) fn go_on_behind(&self, transaction: &Local) -> String {
+        format!(
+            "stop both engines and go on behind it with `twinlog positions set --origin {} --target \
+             {} {}`",
+            self.origin.node,
+            self.target.node,
+            self.origin.log_name.show(transaction.end)
+        )
     }
 
     /// Writes the marker within the open transaction.
     pub(super) async fn write_marker(&mut self, marker: &Marker) -> Result<()> {
-        let sql = marker.update(&self.config.engine.schema);
+        let schema = &self.config.engine.schema;
+        let sql = marker.update(schema, &self.marker);
         let found = self.connection.execute(sql, "moving the marker").await?;
-        if found != 1 {
+        if found == 1 {
+            return Ok(());
+        }
+        let now = read_marker(&mut self.connection, schema, &self.origin.node).await?;
+        if now.epoch != self.marker.epoch {
             return Err(Error::Fenced(format!(
-                "the marker row of origin {} at node {} is of another epoch: another engine has \
-                 taken this node over. Stop one of the two",
-                self.origin.node, self.target.node
+                "the marker row of origin {} at node {} is of epoch {}, after our {}: another \
+                 engine has taken this node over. Stop one of the two",
+                self.origin.node, self.target.node, now.epoch, self.marker.epoch
             )));
         }
-        Ok(())
+        // A commit of ours whose answer was lost came through behind our back: begin anew from
+        // where it left the marker.
+        Err(Error::Connection {
+            node: self.target.node.to_string(),
+            message: "the marker moved since it was read".to_owned(),
+        })
     }
 
     fn marker_behind(&self, transactions: &[Local], last: &Local) -> Marker {
@@ -268,6 +358,7 @@ impl Applier {
         }
         Marker {
             position: last.end,
+            log_birth: last.log_birth,
             gtid: last
                 .gtid
                 .as_ref()
@@ -277,6 +368,7 @@ impl Applier {
             seen: self.marker.seen.max(last.seen.position),
             seen_clock: self.marker.seen_clock.max(last.seen.clock),
             intent: None,
+            intended: None,
             transactions: self.marker.transactions + number,
             changes: self.marker.changes + changes,
             ..self.marker.clone()
@@ -289,16 +381,18 @@ impl Applier {
     /// As [`Self::apply`].
     pub async fn move_marker(
         &mut self,
-        position: LogPos,
+        (position, log_birth): (LogPos, u32),
         clock: u64,
         seen: (LogPos, u64),
     ) -> Result<()> {
         let marker = Marker {
             position,
+            log_birth,
             clock,
             seen: seen.0,
             seen_clock: seen.1,
             intent: None,
+            intended: None,
             ..self.marker.clone()
         };
         self.write_marker(&marker).await?;
@@ -318,22 +412,27 @@ impl Applier {
     /// The mapping of each change of a transaction, its numbers read as the target's schema says.
     async fn map(&mut self, transaction: &mut Local) -> Result<Vec<Arc<Mapping>>> {
         let generation = self.catalog.generation();
-        if generation != self.generation {
+        if generation != self.generation || self.mappings.len() > KNOWN_MAPPINGS {
             self.mappings.clear();
             self.generation = generation;
         }
         let mut mappings: Vec<Arc<Mapping>> = Vec::with_capacity(transaction.changes.len());
-        let mut previous: Option<(Arc<SourceTable>, Arc<Mapping>)> = None;
+        let mut previous: Option<(Arc<SourceTable>, ForeignKeyMode, Arc<Mapping>)> = None;
         for index in 0..transaction.changes.len() {
             let table = Arc::clone(&transaction.changes[index].table);
+            let mode = transaction.changes[index].foreign_keys;
             let mapping = match &previous {
-                Some((known, mapping)) if Arc::ptr_eq(known, &table) => Arc::clone(mapping),
-                _ => self.mapping(&table, transaction).await?,
+                Some((known, of_mode, mapping))
+                    if Arc::ptr_eq(known, &table) && *of_mode == mode =>
+                {
+                    Arc::clone(mapping)
+                }
+                _ => self.mapping(&table, mode, transaction).await?,
             };
             mapping.normalise(&mut transaction.changes[index].change);
             self.progress
                 .auto_increment(&mapping, &transaction.changes[index].change);
-            previous = Some((table, Arc::clone(&mapping)));
+            previous = Some((table, mode, Arc::clone(&mapping)));
             mappings.push(mapping);
         }
         Ok(mappings)
@@ -342,6 +441,7 @@ impl Applier {
     async fn mapping(
         &mut self,
         source: &Arc<SourceTable>,
+        mode: ForeignKeyMode,
         transaction: &Local,
     ) -> Result<Arc<Mapping>> {
         let table = TableHash::new(&source.database, &source.name);
@@ -350,11 +450,14 @@ impl Applier {
             .concurrent_definition(table, transaction.seen.position)
             .is_some();
         let address = Arc::as_ptr(source).addr();
-        if let Some(known) = self.mappings.get(&address)
-            && Arc::ptr_eq(&known.source, source)
-            && known.tolerant == tolerant
-        {
-            return Ok(Arc::clone(&known.mapping));
+        let known = |mappings: &HashMap<_, KnownMapping>, mode| {
+            mappings
+                .get(&(address, mode))
+                .filter(|known| Arc::ptr_eq(&known.source, source) && known.tolerant == tolerant)
+                .map(|known| Arc::clone(&known.mapping))
+        };
+        if let Some(mapping) = known(&self.mappings, mode) {
+            return Ok(mapping);
         }
         let target = self
             .catalog
@@ -368,11 +471,32 @@ impl Applier {
                     self.target.node, self.origin.node
                 ),
             })?;
-        let mapping = Mapping::new(Arc::clone(source), target, tolerant)
-            .map(Arc::new)
-            .map_err(|error| self.at(error, transaction))?;
+        // Without foreign keys all rows of a table share a mapping, and so statements.
+        let needed = if target.in_foreign_keys() {
+            mode
+        } else {
+            ForeignKeyMode::Engine
+        };
+        let mapping = if let Some(mapping) = known(&self.mappings, needed) {
+            mapping
+        } else {
+            let mut mapping = Mapping::new(Arc::clone(source), target, tolerant)
+                .map_err(|error| self.at(error, transaction))?;
+            mapping.foreign_keys = needed;
+            Arc::new(mapping)
+        };
+        if needed != mode {
+            self.mappings.insert(
+                (address, needed),
+                KnownMapping {
+                    source: Arc::clone(source),
+                    mapping: Arc::clone(&mapping),
+                    tolerant,
+                },
+            );
+        }
         self.mappings.insert(
-            address,
+            (address, mode),
             KnownMapping {
                 source: Arc::clone(source),
                 mapping: Arc::clone(&mapping),
@@ -405,30 +529,38 @@ impl Applier {
             "table {table}: the transaction of node {origin} at {origin_position} and the one of \
              node {target} that ends at {local} wrote the same key without having seen each other. \
              This version does not settle conflicts yet: compare the row on both nodes, make both \
-             alike, then go on behind it with `twinlog positions set --origin {origin} --target \
-             {target} --position {behind}`",
+             alike, then {next}",
             origin = self.origin.node,
             target = self.target.node,
             origin_position = self.origin.log_name.show(transaction.start),
             local = self.target.log_name.show(meeting.local),
-            behind = self.origin.log_name.show(transaction.end),
+            next = self.go_on_behind(transaction),
         ))
     }
 
     fn unfit(&self, transaction: &Local, failure: Failure) -> Error {
         let position = self.origin.log_name.show(transaction.start);
         let next = format!(
-            "Compare the row on both nodes and repair node {target}; to leave the transaction out \
-             instead, `twinlog positions set --origin {origin} --target {target} --position {behind}`",
-            origin = self.origin.node,
-            target = self.target.node,
-            behind = self.origin.log_name.show(transaction.end),
+            "Compare the row on both nodes and repair node {}; to leave the transaction out instead, \
+             {}",
+            self.target.node,
+            self.go_on_behind(transaction)
         );
         match failure {
             Failure::Error(error) => self.at(error, transaction),
             Failure::Missing { table, action } => Error::Drift(format!(
                 "{action} on {table} (node {}, {position}) does not find its row at node {}, though \
                  nobody there wrote it concurrently: the nodes had drifted apart before. {next}",
+                self.origin.node, self.target.node
+            )),
+            Failure::Orphan {
+                table,
+                constraint,
+                parent,
+            } => Error::Conflict(format!(
+                "{table} (node {}, {position}): a row of {table} at node {} would be left without \
+                 its parent in {parent} (foreign key {constraint}): one node wrote the child, the \
+                 other removed the parent. {next}",
                 self.origin.node, self.target.node
             )),
             Failure::Refused {
@@ -461,7 +593,21 @@ impl Applier {
 fn claims(transactions: &[Local], mappings: &[Vec<Arc<Mapping>>]) -> Vec<Claim> {
     let mut claims = Vec::new();
     for (number, (transaction, mappings)) in transactions.iter().zip(mappings).enumerate() {
+        let mut previous: Option<&Arc<Mapping>> = None;
         for (index, (change, mapping)) in transaction.changes.iter().zip(mappings).enumerate() {
+            if !previous.is_some_and(|previous| Arc::ptr_eq(previous, mapping)) {
+                // DDL that removed rows here, unseen by the origin, meets every row of the table.
+                let target = &mapping.target;
+                for table in [target.name.as_str(), ""] {
+                    claims.push(Claim {
+                        transaction: number,
+                        change: index,
+                        key: KeyHash::whole_table(&target.database, table),
+                        seen: transaction.seen.position,
+                    });
+                }
+                previous = Some(mapping);
+            }
             let (first, second) = match &change.change {
                 RowChange::Insert { after } => (after, None),
                 RowChange::Delete { before } => (before, None),

@@ -7,6 +7,7 @@ use crate::decode::event::Flavor;
 use crate::error::{Error, Result};
 use crate::group::Step;
 use crate::row::Row;
+use crate::transaction::ForeignKeyMode;
 
 /// Bytes after which a multi-row statement is sent and another begun: large enough to spread the
 /// cost of a round trip, small enough for every `max_allowed_packet`.
@@ -33,6 +34,15 @@ pub enum Failure {
         /// What the statement was.
         action: &'static str,
     },
+    /// A child row would be left without its parent; the server was not asked to look.
+    Orphan {
+        /// The child's table.
+        table: String,
+        /// Name of the constraint.
+        constraint: String,
+        /// The parent's table.
+        parent: String,
+    },
     /// Anything that the rows are not to blame for.
     Error(Error),
 }
@@ -43,7 +53,8 @@ impl From<Error> for Failure {
     }
 }
 
-/// Runs the steps in order within the open transaction.
+/// Runs the steps in order within the open transaction. `checks` is the session's
+/// `foreign_key_checks`, which is changed where a table has foreign keys.
 ///
 /// # Errors
 /// [`Failure`]; the transaction must then be rolled back.
@@ -51,8 +62,20 @@ pub async fn execute(
     connection: &mut NodeConnection,
     flavor: Flavor,
     steps: &[Step<'_>],
+    checks: &mut bool,
 ) -> Result<(), Failure> {
     for step in steps {
+        let mapping = step.mapping();
+        if mapping.target.in_foreign_keys() {
+            let wanted = mapping.foreign_keys == ForeignKeyMode::Engine;
+            if *checks != wanted {
+                let sql = format!("SET SESSION foreign_key_checks = {}", u8::from(wanted));
+                connection
+                    .execute(sql, "setting foreign_key_checks")
+                    .await?;
+                *checks = wanted;
+            }
+        }
         match step {
             Step::Insert(mapping, rows) => {
                 let writer = StatementWriter::new(mapping, flavor);
@@ -181,7 +204,23 @@ fn classify(node: &str, mapping: &Mapping, action: &str, error: mysql_async::Err
             message: without_values(server.code, &server.message),
         };
     }
-    Failure::Error(Error::from_driver(node, context, error))
+    match error {
+        // These quote values, or the statement that we made of them.
+        mysql_async::Error::Server(mut server)
+            if matches!(server.code, 1064 | 1292 | 1367 | 1411 | 3140..=3158) =>
+        {
+            server.message =
+                "the statement that twinlog made of the row was refused; please report \
+                              it with the table's definition"
+                    .to_owned();
+            Failure::Error(Error::from_driver(
+                node,
+                context,
+                mysql_async::Error::Server(server),
+            ))
+        }
+        error => Failure::Error(Error::from_driver(node, context, error)),
+    }
 }
 
 /// Errors that a row meets because of other rows or of the table's form.
@@ -217,6 +256,8 @@ fn without_values(code: u16, message: &str) -> String {
                 .trim_matches([' ', ':']);
             format!("value does not fit column {column}")
         }
+        1526 | 1748 => "no partition takes the row".to_owned(),
+        1761 | 1762 => "a foreign key of another table collides".to_owned(),
         _ => message.to_owned(),
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::row::{ColumnKind, Row, RowChange, SourceTable, Value};
 use crate::schema::TableSchema;
+use crate::transaction::ForeignKeyMode;
 
 /// Where the columns of a table stand in a row image; what fits is mapped and what does not is
 /// absent, without judgement.
@@ -72,7 +73,9 @@ pub struct Mapping {
     /// Index in the image of the AUTO_INCREMENT column.
     pub auto_increment: Option<usize>,
     /// Image columns whose numbers must be read again as unsigned.
-    reread: Vec<usize>,
+    reread: Vec<(usize, usize)>,
+    /// How foreign keys are minded as the rows are written; all of a mapping's rows are alike in it.
+    pub foreign_keys: ForeignKeyMode,
 }
 
 impl Mapping {
@@ -151,7 +154,7 @@ impl Mapping {
                 )));
             }
             if source_column.unsigned.is_none() && column.unsigned {
-                reread.push(index);
+                reread.push((index, target_index));
             }
             if !column.generated {
                 written.push((index, target_index));
@@ -184,6 +187,7 @@ impl Mapping {
             image_of,
             auto_increment,
             reread,
+            foreign_keys: ForeignKeyMode::Engine,
         })
     }
 
@@ -192,6 +196,12 @@ impl Mapping {
     pub fn value<'row>(&self, row: &'row Row, target_column: usize) -> Option<&'row Value> {
         let index = (*self.image_of.get(target_column)?)?;
         row.get(index)
+    }
+
+    /// Index in the image of a target column.
+    #[must_use]
+    pub fn image_index(&self, target_column: usize) -> Option<usize> {
+        self.image_of.get(target_column).copied().flatten()
     }
 
     /// Whether both images name the same row.
@@ -208,7 +218,7 @@ impl Mapping {
     pub fn is_simple(&self) -> bool {
         self.target.unique_keys.is_empty()
             && !self.target.has_opaque_unique_key
-            && !self.target.foreign_keys
+            && !self.target.in_foreign_keys()
     }
 
     /// Reads numbers as unsigned where only the target's schema says that they are.
@@ -222,18 +232,12 @@ impl Mapping {
             RowChange::Update { before, after } => (Some(before), Some(after)),
         };
         for row in [first, second].into_iter().flatten() {
-            for index in &self.reread {
+            for (index, target) in &self.reread {
+                let column = &self.target.columns[*target];
                 if let Some(value) = row.get_mut(*index)
                     && let Value::Int(number) = *value
                 {
-                    let bits = number.cast_unsigned();
-                    *value = Value::UInt(match self.source.columns[*index].kind {
-                        ColumnKind::Tiny => bits & 0xFF,
-                        ColumnKind::Short => bits & 0xFFFF,
-                        ColumnKind::Int24 => bits & 0xFF_FFFF,
-                        ColumnKind::Long => bits & 0xFFFF_FFFF,
-                        _ => bits,
-                    });
+                    *value = Value::UInt(column.as_unsigned(number));
                 }
             }
         }

@@ -3,6 +3,7 @@
 pub mod applier;
 mod definition;
 pub mod execute;
+mod foreign_key;
 pub mod literal;
 pub mod mapping;
 pub mod session;

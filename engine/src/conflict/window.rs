@@ -46,9 +46,18 @@ struct Inner {
     tables: HashMap<TableHash, LogPos>,
     /// Last local DDL of each table: rows of the peer may still come in the table's old form.
     definitions: HashMap<TableHash, LogPos>,
-    /// A peer's DDL of which the engine wrote down that it is about to run it, and whether the log
-    /// shows that it ran. See `apply::definition`.
-    intent: Option<(LogPos, bool)>,
+    /// A peer's DDL of which the engine wrote down that it is about to run it. See
+    /// `apply::definition`.
+    intent: Option<Intent>,
+}
+
+/// DDL of the peer that the engine is about to run, or ran.
+#[derive(Debug)]
+struct Intent {
+    /// Its end in the peer's log.
+    origin_end: LogPos,
+    /// Once the log shows that it ran: what local clients had written to each table in front of it.
+    ran_behind: Option<HashMap<TableHash, LogPos>>,
 }
 
 impl Window {
@@ -90,30 +99,69 @@ impl Window {
         }
     }
 
-    /// A local DDL statement that ends at `end` changed these tables.
-    pub fn record_definition(&self, end: LogPos, tables: impl IntoIterator<Item = TableHash>) {
+    /// A local DDL statement that ends at `end` changed these tables. One that `removes_rows` meets
+    /// every row of the peer that it had not seen.
+    pub fn record_definition(&self, end: LogPos, tables: &[(&str, &str)], removes_rows: bool) {
         let mut inner = self.lock();
-        for table in tables {
-            inner.definitions.insert(table, end);
+        for (database, table) in tables {
+            inner
+                .definitions
+                .insert(TableHash::new(database, table), end);
+            if removes_rows {
+                let key = KeyHash::whole_table(database, table);
+                inner.keys.insert(key, end);
+                inner.order.push_back((end, key));
+            }
         }
     }
 
     /// The engine wrote down that it will run the DDL which ends at `origin_end` of the peer's log.
+    /// An engine that starts repeats what is written; what is known of it stays.
     pub fn note_intent(&self, origin_end: Option<LogPos>) {
-        self.lock().intent = origin_end.map(|end| (end, false));
+        let mut inner = self.lock();
+        if inner.intent.as_ref().map(|intent| intent.origin_end) != origin_end {
+            inner.intent = origin_end.map(|origin_end| Intent {
+                origin_end,
+                ran_behind: None,
+            });
+        }
     }
 
     /// The log shows a DDL statement that this engine ran for its peer.
     pub fn note_applied_definition(&self) {
-        if let Some(intent) = &mut self.lock().intent {
-            intent.1 = true;
+        let inner = &mut *self.lock();
+        if let Some(intent) = &mut inner.intent
+            && intent.ran_behind.is_none()
+        {
+            intent.ran_behind = Some(inner.tables.clone());
         }
     }
 
     /// Whether the log shows that the DDL ending at `origin_end` of the peer's log was run here.
     #[must_use]
     pub fn definition_was_applied(&self, origin_end: LogPos) -> bool {
-        self.lock().intent == Some((origin_end, true))
+        self.lock()
+            .intent
+            .as_ref()
+            .is_some_and(|intent| intent.origin_end == origin_end && intent.ran_behind.is_some())
+    }
+
+    /// The last local write to a table behind `seen` that stands in front of the DDL which ends at
+    /// `origin_end` of the peer's log and was run here.
+    #[must_use]
+    pub fn table_write_before_definition(
+        &self,
+        origin_end: LogPos,
+        table: TableHash,
+        seen: LogPos,
+    ) -> Option<LogPos> {
+        let inner = self.lock();
+        let intent = inner
+            .intent
+            .as_ref()
+            .filter(|intent| intent.origin_end == origin_end)?;
+        let position = *intent.ran_behind.as_ref()?.get(&table)?;
+        (position > seen).then_some(position)
     }
 
     /// The tailer has read everything in front of `position`.
@@ -226,13 +274,28 @@ mod tests {
             row_key: vec![0],
             unique_keys: Vec::new(),
             has_opaque_unique_key: false,
-            foreign_keys: false,
+            parents: Vec::new(),
+            children: Vec::new(),
             triggers: false,
         };
         let value = Value::Int(number);
         let mut found = None;
         super::super::key::row_keys(&schema, |_| Some(&value), |key| found = Some(key));
         found.unwrap()
+    }
+
+    #[test]
+    fn an_intent_that_is_said_again_is_still_settled() {
+        let window = Window::new(LogPos::new(1, 4));
+        let (first, second) = (LogPos::new(1, 100), LogPos::new(1, 200));
+        window.note_applied_definition();
+        window.note_intent(Some(first));
+        assert!(!window.definition_was_applied(first));
+        window.note_applied_definition();
+        window.note_intent(Some(first));
+        assert!(window.definition_was_applied(first));
+        window.note_intent(Some(second));
+        assert!(!window.definition_was_applied(first) && !window.definition_was_applied(second));
     }
 
     #[test]

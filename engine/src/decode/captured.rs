@@ -135,7 +135,7 @@ fn unwanted_tables_are_left_undecoded() {
     decoder.set_table_filter(Box::new(|_, table| table == "times"));
     let mut wanted = 0;
     for (header, body) in events(MYSQL) {
-        if let Event::Rows { table, changes } = decoder.decode(&header, &body).unwrap() {
+        if let Event::Rows { table, changes, .. } = decoder.decode(&header, &body).unwrap() {
             assert_eq!(&*table.name == "times", !changes.is_empty());
             wanted += usize::from(&*table.name == "times");
         }
@@ -225,7 +225,7 @@ fn damage(body: &mut Vec<u8>, dice: &mut Dice) {
 /// Reads all that the event holds, as the apply would.
 fn use_up(event: &Event, flavor: Flavor) {
     match event {
-        Event::Rows { table, changes } => {
+        Event::Rows { table, changes, .. } => {
             for change in changes {
                 match change {
                     RowChange::Insert { after } => write_all(table, after, flavor),

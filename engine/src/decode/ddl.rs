@@ -49,8 +49,8 @@ pub enum Statement {
     Commit,
     /// `ROLLBACK`: ends a transaction that is to take no effect where it could be undone.
     Rollback,
-    /// `SAVEPOINT name`: changes nothing.
-    Savepoint,
+    /// `SAVEPOINT name`: the place that `ROLLBACK TO` goes back to.
+    Savepoint(String),
     /// `ROLLBACK TO name`: what the log has since that savepoint is to be undone.
     RollbackTo(String),
     /// `RELEASE SAVEPOINT name`: changes nothing.

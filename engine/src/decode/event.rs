@@ -61,6 +61,35 @@ pub struct SessionContext {
     pub unreadable: Option<String>,
 }
 
+/// Flags of a rows event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RowsFlags(pub u16);
+
+impl RowsFlags {
+    const STATEMENT_END: u16 = 0x01;
+    const NO_FOREIGN_KEY_CHECKS: u16 = 0x02;
+    const USE_SQL_FOREIGN_KEY: u16 = 0x10;
+
+    /// The last rows event of its statement.
+    #[must_use]
+    pub fn ends_statement(self) -> bool {
+        self.0 & Self::STATEMENT_END != 0
+    }
+
+    /// The rows were written without foreign key checks: by a session with `foreign_key_checks=0`,
+    /// or (with [`Self::cascades_are_logged`]) by a cascade.
+    #[must_use]
+    pub fn no_foreign_key_checks(self) -> bool {
+        self.0 & Self::NO_FOREIGN_KEY_CHECKS != 0
+    }
+
+    /// MySQL: what the foreign keys cascaded to is in the log as rows of its own.
+    #[must_use]
+    pub fn cascades_are_logged(self) -> bool {
+        self.0 & Self::USE_SQL_FOREIGN_KEY != 0
+    }
+}
+
 /// One event, decoded.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
@@ -88,6 +117,9 @@ pub enum Event {
         standalone: bool,
         /// MariaDB: the group belongs to a prepared XA transaction (prepare or its completion).
         xa: bool,
+        /// MariaDB: the group is the start, the commit or the rollback of an ALTER that is logged in
+        /// two phases (`binlog_alter_two_phase=1`).
+        two_phase_alter: bool,
     },
     /// A statement: BEGIN, COMMIT, DDL, SAVEPOINT, XA.
     Query {
@@ -113,6 +145,8 @@ pub enum Event {
     Rows {
         /// Their table, as mapped before.
         table: Arc<SourceTable>,
+        /// Raw flags of the event; see [`RowsFlags`].
+        flags: RowsFlags,
         /// In the log's order.
         changes: Vec<RowChange>,
     },

@@ -38,6 +38,7 @@ pub(super) fn decode_mysql(body: &[u8], anonymous: bool) -> Result<Event> {
         original_commit,
         standalone: false,
         xa: false,
+        two_phase_alter: false,
     })
 }
 
@@ -135,19 +136,35 @@ pub(super) fn decode_tagged(body: &[u8]) -> Result<Event> {
         original_commit: original_commit.or(immediate_commit),
         standalone: false,
         xa: false,
+        two_phase_alter: false,
     })
 }
 
 /// GTID_EVENT of MariaDB. The server is the one in the event's header.
 pub(super) fn decode_mariadb(body: &[u8], server_id: u32) -> Result<Event> {
     const STANDALONE: u8 = 1;
+    const GROUP_COMMIT_ID: u8 = 2;
     const PREPARED_XA: u8 = 64;
     const COMPLETED_XA: u8 = 128;
+    // Of the second byte of flags.
+    const START_ALTER: u8 = 2;
+    const COMMIT_ALTER: u8 = 4;
+    const ROLLBACK_ALTER: u8 = 8;
 
     let mut reader = Reader::new(body);
     let sequence = reader.u64()?;
     let domain = reader.u32()?;
     let flags = reader.u8()?;
+    if flags & GROUP_COMMIT_ID != 0 {
+        reader.u64()?;
+    }
+    if flags & (PREPARED_XA | COMPLETED_XA) != 0 {
+        let _format = reader.u32()?;
+        let length = usize::from(reader.u8()?) + usize::from(reader.u8()?);
+        reader.bytes(length)?;
+    }
+    // Left out where it is 0, unless the event is filled up to its least length with zeros.
+    let more = if reader.is_empty() { 0 } else { reader.u8()? };
     Ok(Event::Gtid {
         gtid: Some(Gtid::MariaDb {
             domain,
@@ -158,6 +175,7 @@ pub(super) fn decode_mariadb(body: &[u8], server_id: u32) -> Result<Event> {
         original_commit: None,
         standalone: flags & STANDALONE != 0,
         xa: flags & (PREPARED_XA | COMPLETED_XA) != 0,
+        two_phase_alter: more & (START_ALTER | COMMIT_ALTER | ROLLBACK_ALTER) != 0,
     })
 }
 
@@ -214,6 +232,31 @@ mod tests {
             "0cec7ddb-e6b9-11f1-8aa8-02fc00000001:3"
         );
         assert_eq!(immediate_commit, Some(0x06_60e3_e753_84aa));
+    }
+
+    #[test]
+    fn mariadb_flags() {
+        let flags = |flags: u8, rest: &[u8]| {
+            let mut body = vec![9, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, flags];
+            body.extend_from_slice(rest);
+            match decode_mariadb(&body, 7).unwrap() {
+                Event::Gtid {
+                    two_phase_alter,
+                    xa,
+                    ..
+                } => (two_phase_alter, xa),
+                _ => panic!("not a GTID"),
+            }
+        };
+        assert_eq!(flags(4, &[0; 6]), (false, false));
+        // START ALTER, filled up; COMMIT ALTER behind a commit id, with its start's number.
+        assert_eq!(flags(1, &[2, 0, 0, 0, 0, 0]), (true, false));
+        let commit = [1, 0, 0, 0, 0, 0, 0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(flags(3, &commit), (true, false));
+        // The XID's bytes are no flags.
+        let xid = [1, 0, 0, 0, 2, 1, b'\x02', b'\x04', b'\x08'];
+        assert_eq!(flags(64, &xid), (false, true));
+        assert!(decode_mariadb(&[0; 13], 7).is_ok());
     }
 
     #[test]

@@ -240,6 +240,7 @@ impl Decoder {
                 "rows of table number {id}, which no table map before them names"
             ));
         };
+        let flags = rows::flags(body)?;
         let changes = if mapped.wanted {
             rows::decode(self.flavor, form, body, &mapped.table, &mapped.codecs)?
         } else {
@@ -247,6 +248,7 @@ impl Decoder {
         };
         Ok(Event::Rows {
             table: Arc::clone(&mapped.table),
+            flags,
             changes,
         })
     }

@@ -1,6 +1,6 @@
 //! Rows events: the images of the rows that a statement wrote.
 
-use super::event::Flavor;
+use super::event::{Flavor, RowsFlags};
 use super::reader::{DecodeError, Reader, Result, malformed};
 use super::table_map::Codec;
 use super::unpack;
@@ -50,6 +50,13 @@ pub(super) fn form(event_type: u8) -> Option<Form> {
         version,
         compressed,
     })
+}
+
+/// The flags of a rows event.
+pub(super) fn flags(body: &[u8]) -> Result<RowsFlags> {
+    let mut reader = Reader::new(body);
+    let _table_id = reader.uint(6)?;
+    Ok(RowsFlags(reader.u16()?))
 }
 
 /// Decodes the row images of an event whose table is known.

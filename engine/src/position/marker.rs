@@ -37,16 +37,21 @@ pub struct Marker {
     pub seen_clock: u64,
     /// End of a DDL statement in the origin's log that is about to be run here.
     pub intent: Option<LogPos>,
+    /// That statement, where only its words tell it in the log (MariaDB).
+    pub intended: Option<Intended>,
     /// Rises with every start of an engine; an engine with an older one is stale.
     pub epoch: u64,
     /// Origin transactions applied.
     pub transactions: u64,
     /// Row changes applied.
     pub changes: u64,
+    /// When the log file of `position` was begun, seconds since 1970; 0 where that is not known. A
+    /// file of the same name that was begun at another time is another log: it was reset.
+    pub log_birth: u32,
 }
 
 /// Columns of the table, in their order.
-const COLUMNS: [&str; 15] = [
+const COLUMNS: [&str; 17] = [
     "origin",
     "server_id",
     "server_uuid",
@@ -59,9 +64,11 @@ const COLUMNS: [&str; 15] = [
     "seen_clock",
     "intent_file",
     "intent_pos",
+    "intent_statement",
     "epoch",
     "transactions",
     "changes",
+    "log_birth",
 ];
 
 /// Statements that make the engine's schema with its tables, where they are missing.
@@ -84,9 +91,11 @@ pub fn create_statements(schema: &str) -> Vec<String> {
                 seen_clock BIGINT UNSIGNED NOT NULL,
                 intent_file VARCHAR(255) NULL,
                 intent_pos BIGINT UNSIGNED NULL,
+                intent_statement LONGBLOB NULL,
                 epoch BIGINT UNSIGNED NOT NULL,
                 transactions BIGINT UNSIGNED NOT NULL,
                 changes BIGINT UNSIGNED NOT NULL,
+                log_birth INT UNSIGNED NOT NULL,
                 PRIMARY KEY (origin)
             ) ENGINE=InnoDB COMMENT='twinlog: how far each origin has been applied here'"
         ),
@@ -129,11 +138,13 @@ impl Marker {
         )
     }
 
-    /// Statement that moves the marker within an apply transaction. It finds no row when another
-    /// engine has taken the node over (its epoch is higher): the transaction must then be rolled
-    /// back.
+    /// Statement that moves the marker within an apply transaction, from where it was read.
+    ///
+    /// It finds no row when another engine has taken the node over (its epoch is higher), or when a
+    /// commit whose answer was lost with its connection went through after all: applying on top of
+    /// that would apply twice. The transaction must then be rolled back.
     #[must_use]
-    pub fn update(&self, schema: &str) -> String {
+    pub fn update(&self, schema: &str, from: &Marker) -> String {
         let assignments: Vec<String> = self
             .assignments()
             .into_iter()
@@ -141,11 +152,16 @@ impl Marker {
             .map(|(name, value)| format!("{name} = {value}"))
             .collect();
         format!(
-            "UPDATE {}.{MARKER_TABLE} SET {} WHERE origin = {} AND epoch = {}",
+            "UPDATE {}.{MARKER_TABLE} SET {} WHERE origin = {} AND epoch = {} AND log_file = {} AND \
+             log_pos = {} AND intent_pos <=> {}",
             quote_identifier(schema),
             assignments.join(", "),
             quote_string(&self.origin),
-            self.epoch
+            self.epoch,
+            quote_string(&from.log_name.file(from.position.file)),
+            from.position.offset,
+            from.intent
+                .map_or_else(|| "NULL".to_owned(), |intent| intent.offset.to_string())
         )
     }
 
@@ -167,9 +183,14 @@ impl Marker {
             ),
             self.intent
                 .map_or_else(|| "NULL".to_owned(), |intent| intent.offset.to_string()),
+            self.intended.as_ref().map_or_else(
+                || "NULL".to_owned(),
+                |intended| hexadecimal(&intended.to_bytes()),
+            ),
             self.epoch.to_string(),
             self.transactions.to_string(),
             self.changes.to_string(),
+            self.log_birth.to_string(),
         ];
         COLUMNS.into_iter().zip(values).collect()
     }
@@ -195,6 +216,10 @@ impl Marker {
             (Some(file), Some(offset)) => Some(LogPos::new(split(&file)?.1, offset)),
             _ => None,
         };
+        let intended: Option<Vec<u8>> = take(&mut row, "intent_statement")?;
+        let intended = intended
+            .map(|bytes| Intended::from_bytes(&bytes).ok_or_else(|| wrong_form("intent_statement")))
+            .transpose()?;
         Ok(Self {
             origin: take(&mut row, "origin")?,
             server_id: take(&mut row, "server_id")?,
@@ -207,9 +232,11 @@ impl Marker {
             seen: LogPos::new(seen_file, take(&mut row, "seen_pos")?),
             seen_clock: take(&mut row, "seen_clock")?,
             intent,
+            intended,
             epoch: take(&mut row, "epoch")?,
             transactions: take(&mut row, "transactions")?,
             changes: take(&mut row, "changes")?,
+            log_birth: take(&mut row, "log_birth")?,
         })
     }
 
@@ -251,6 +278,13 @@ impl Marker {
             Some(Value::Null) | None => None,
             Some(_) => Some(place(10)?.1),
         };
+        let intended = match image.get(12) {
+            Some(Value::Null) | None => None,
+            Some(Value::Bytes(bytes)) => {
+                Some(Intended::from_bytes(bytes).ok_or_else(|| problem(12))?)
+            }
+            Some(_) => return Err(problem(12)),
+        };
         Ok(Self {
             origin: text(0)?,
             server_id: u32::try_from(number(1)? & 0xFFFF_FFFF).map_err(|_| problem(1))?,
@@ -263,11 +297,57 @@ impl Marker {
             seen,
             seen_clock: number(9)?,
             intent,
-            epoch: number(12)?,
-            transactions: number(13)?,
-            changes: number(14)?,
+            intended,
+            epoch: number(13)?,
+            transactions: number(14)?,
+            changes: number(15)?,
+            log_birth: u32::try_from(number(16)? & 0xFFFF_FFFF).map_err(|_| problem(16))?,
         })
     }
+}
+
+/// A statement that is about to be run, as far as it is needed to know it again in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intended {
+    /// `sql_mode` bits that it is run with.
+    pub sql_mode: u64,
+    /// Default database; empty for none.
+    pub database: String,
+    /// Its bytes.
+    pub sql: Vec<u8>,
+}
+
+impl Intended {
+    /// The number, the database and the statement, each of the first two ended by a NUL, which a
+    /// database's name cannot hold.
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = format!("{}\0{}\0", self.sql_mode, self.database).into_bytes();
+        bytes.extend_from_slice(&self.sql);
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut parts = bytes.splitn(3, |byte| *byte == 0);
+        let mut text = || std::str::from_utf8(parts.next()?).ok();
+        let sql_mode = text()?.parse().ok()?;
+        let database = text()?.to_owned();
+        Some(Self {
+            sql_mode,
+            database,
+            sql: parts.next()?.to_vec(),
+        })
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    let mut text = String::with_capacity(bytes.len() * 2 + 3);
+    text.push_str("x'");
+    for byte in bytes {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text.push('\'');
+    text
 }
 
 fn problem(index: usize) -> String {
@@ -287,4 +367,22 @@ fn wrong_form(column: &str) -> Error {
 
 fn split(file: &str) -> Result<(LogName, u32)> {
     LogName::split(file).ok_or_else(|| wrong_form("log_file"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_intended_statement_reads_back() {
+        let intended = Intended {
+            sql_mode: 1 << 33,
+            database: "d\u{e4}".into(),
+            sql: b"ALTER TABLE t COMMENT '\0\xff'".to_vec(),
+        };
+        assert_eq!(Intended::from_bytes(&intended.to_bytes()), Some(intended));
+        for broken in [b"".as_slice(), b"x\0d\0sql", b"1\0d", b"1\0\xff\0sql"] {
+            assert_eq!(Intended::from_bytes(broken), None);
+        }
+    }
 }

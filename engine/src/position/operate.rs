@@ -146,6 +146,7 @@ pub async fn set(
     marker.server_uuid = crate::link::uuid_text(&identity);
     marker.gtid = String::new();
     marker.intent = None;
+    marker.intended = None;
     // An engine that was started before must not write its own idea over this.
     marker.epoch += 1;
     // What counts as applied at the target counts as seen by it: the origin's engine need not look

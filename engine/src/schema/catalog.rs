@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{ColumnSchema, TableSchema, UniqueKey};
+use super::{ColumnSchema, ForeignKey, TableSchema, UniqueKey};
 use crate::config::NodeConfig;
 use crate::connection::{NodeConnection, quote_string};
 use crate::error::{Error, Result};
@@ -131,23 +131,27 @@ async fn read_table(
         row_key: Vec::new(),
         unique_keys: Vec::new(),
         has_opaque_unique_key: false,
-        foreign_keys: false,
+        parents: Vec::new(),
+        children: Vec::new(),
         triggers: false,
     };
     keys(&mut schema, statistics);
-    let foreign_keys: Option<u64> = connection
-        .first(
-            &format!(
-                "SELECT COUNT(*) FROM information_schema.REFERENTIAL_CONSTRAINTS WHERE \
-                 (CONSTRAINT_SCHEMA = {db} AND TABLE_NAME = {name}) OR \
-                 (UNIQUE_CONSTRAINT_SCHEMA = {db} AND REFERENCED_TABLE_NAME = {name})",
-                db = quote_string(database),
-                name = quote_string(table)
-            ),
-            &context,
-        )
-        .await?;
-    schema.foreign_keys = foreign_keys.unwrap_or(0) > 0;
+    schema.parents = foreign_keys(
+        connection,
+        &format!("{of_table} AND REFERENCED_TABLE_NAME IS NOT NULL"),
+        &context,
+    )
+    .await?;
+    schema.children = foreign_keys(
+        connection,
+        &format!(
+            "REFERENCED_TABLE_SCHEMA = {} AND REFERENCED_TABLE_NAME = {}",
+            quote_string(database),
+            quote_string(table)
+        ),
+        &context,
+    )
+    .await?;
     let triggers: Option<u64> = connection
         .first(
             &format!(
@@ -161,6 +165,45 @@ async fn read_table(
         .await?;
     schema.triggers = triggers.unwrap_or(0) > 0;
     Ok(Some(schema))
+}
+
+/// The foreign keys that a condition on `KEY_COLUMN_USAGE` chooses.
+async fn foreign_keys(
+    connection: &mut NodeConnection,
+    condition: &str,
+    context: &str,
+) -> Result<Vec<ForeignKey>> {
+    let rows = connection
+        .all::<mysql_async::Row>(
+            &format!(
+                "SELECT CONSTRAINT_NAME, TABLE_SCHEMA, TABLE_NAME, REFERENCED_TABLE_SCHEMA, \
+                 REFERENCED_TABLE_NAME, COLUMN_NAME, REFERENCED_COLUMN_NAME \
+                 FROM information_schema.KEY_COLUMN_USAGE WHERE {condition} \
+                 ORDER BY TABLE_SCHEMA, TABLE_NAME, CONSTRAINT_NAME, ORDINAL_POSITION"
+            ),
+            context,
+        )
+        .await?;
+    let mut keys: Vec<ForeignKey> = Vec::new();
+    for row in rows {
+        let text = |index: usize| -> Result<String> {
+            row.get_opt::<String, _>(index)
+                .and_then(|value| value.ok())
+                .ok_or_else(|| unreadable("information_schema", "KEY_COLUMN_USAGE"))
+        };
+        let (name, child) = (text(0)?, (text(1)?, text(2)?));
+        let columns = (text(5)?, text(6)?);
+        match keys.last_mut() {
+            Some(last) if last.name == name && last.child == child => last.columns.push(columns),
+            _ => keys.push(ForeignKey {
+                name,
+                child,
+                parent: (text(3)?, text(4)?),
+                columns: vec![columns],
+            }),
+        }
+    }
+    Ok(keys)
 }
 
 fn unreadable(database: &str, table: &str) -> Error {
@@ -224,9 +267,7 @@ fn keys(schema: &mut TableSchema, statistics: Vec<mysql_async::Row>) {
             _ => unusable.push(name),
         }
     }
-    schema.has_opaque_unique_key = indexes
-        .iter()
-        .any(|index| unusable.contains(&index.name) && index.name != "PRIMARY");
+    schema.has_opaque_unique_key = indexes.iter().any(|index| unusable.contains(&index.name));
     indexes.retain(|index| !unusable.contains(&index.name));
     let names_rows = |index: &UniqueKey| {
         index

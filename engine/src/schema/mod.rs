@@ -25,13 +25,21 @@ pub struct TableSchema {
     /// Whether it has a unique index over a prefix or an expression, which cannot be compared by
     /// column values here; the server still enforces it.
     pub has_opaque_unique_key: bool,
-    /// Whether it has a foreign key or is referenced by one.
-    pub foreign_keys: bool,
+    /// Foreign keys in which it is the child.
+    pub parents: Vec<ForeignKey>,
+    /// Foreign keys in which it is the parent. One that refers to its own table is in both.
+    pub children: Vec<ForeignKey>,
     /// Whether it has triggers.
     pub triggers: bool,
 }
 
 impl TableSchema {
+    /// Whether it has a foreign key or is referenced by one.
+    #[must_use]
+    pub fn in_foreign_keys(&self) -> bool {
+        !self.parents.is_empty() || !self.children.is_empty()
+    }
+
     /// Index of a column by name; column names do not distinguish case.
     #[must_use]
     pub fn column(&self, name: &str) -> Option<usize> {
@@ -53,6 +61,19 @@ impl std::fmt::Display for TableSchema {
     }
 }
 
+/// A foreign key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignKey {
+    /// Name of the constraint.
+    pub name: String,
+    /// Database and name of the table that refers.
+    pub child: (String, String),
+    /// Database and name of the table that is referred to.
+    pub parent: (String, String),
+    /// Names of the columns: in the child, in the parent.
+    pub columns: Vec<(String, String)>,
+}
+
 /// A unique key beside the row key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UniqueKey {
@@ -60,6 +81,21 @@ pub struct UniqueKey {
     pub name: String,
     /// Columns, as indexes into [`TableSchema::columns`].
     pub columns: Vec<usize>,
+}
+
+impl ColumnSchema {
+    /// A number of this unsigned column that was read as a signed one of the column's width.
+    #[must_use]
+    pub fn as_unsigned(&self, number: i64) -> u64 {
+        let bits = number.cast_unsigned();
+        match self.data_type.as_str() {
+            "tinyint" => bits & 0xFF,
+            "smallint" => bits & 0xFFFF,
+            "mediumint" => bits & 0xFF_FFFF,
+            "int" => bits & 0xFFFF_FFFF,
+            _ => bits,
+        }
+    }
 }
 
 /// A column at the target.

@@ -1,7 +1,7 @@
 //! Checksums of events, which the driver keeps but does not verify.
 
-use mysql_async::binlog::BinlogChecksumAlg;
-use mysql_async::binlog::events::Event;
+use mysql_common::binlog::consts::BinlogChecksumAlg;
+use mysql_common::binlog::events::Event;
 
 /// Verifies an event's CRC32, where the log has checksums.
 pub(super) fn verify(event: &Event) -> Result<(), String> {

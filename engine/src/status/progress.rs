@@ -119,7 +119,9 @@ impl LinkProgress {
     /// Something that needs no write has arrived.
     pub fn passed(&self, passed: &Passed) {
         let counter = match &passed.reason {
-            Reason::Applied(_) | Reason::AppliedDefinition => &self.loops_prevented,
+            Reason::Applied(_) | Reason::AppliedDefinition | Reason::UndoneDefinition => {
+                &self.loops_prevented
+            }
             Reason::Returned => &self.returned,
             Reason::LeftOut(_) => &self.left_out,
         };

@@ -130,7 +130,7 @@ impl Reader<'_> {
                 Statement::Rollback
             }
         } else if self.skip(&["SAVEPOINT"]) {
-            Statement::Savepoint
+            Statement::Savepoint(self.identifier()?.0)
         } else if self.skip(&["RELEASE", "SAVEPOINT"]) {
             Statement::ReleaseSavepoint
         } else if self.skip(&["XA"]) {

@@ -360,7 +360,7 @@ fn transactions_are_told_apart() {
     assert_eq!(of("BEGIN", MySql), Statement::Begin);
     assert_eq!(of("COMMIT", MySql), Statement::Commit);
     assert_eq!(of("ROLLBACK", MySql), Statement::Rollback);
-    assert_eq!(of("SAVEPOINT `a`", MySql), Statement::Savepoint);
+    assert_eq!(of("SAVEPOINT `a`", MySql), Statement::Savepoint("a".into()));
     assert_eq!(
         of("ROLLBACK TO `a`", MySql),
         Statement::RollbackTo("a".into())
