@@ -140,6 +140,7 @@ impl Tailer {
             // The window first: whoever sees the new schema must find out that it is new.
             self.window.record_definition(
                 local.end,
+                local.effective,
                 &definition.tables(),
                 definition.removes_rows(),
             );

@@ -3,6 +3,8 @@
 //!
 //! A failing seed prints the command that replays it. `make sim SEEDS=1000000` runs long.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod apply;
 mod check;
 mod engine;

@@ -9,11 +9,11 @@ use twinlog_engine::conflict::key::image_keys;
 use twinlog_engine::position::LogPos;
 use twinlog_engine::position::marker::Marker;
 use twinlog_engine::row::{Row, RowChange, Value};
-use twinlog_engine::schema::TableSchema;
+use twinlog_engine::schema::{ColumnSchema, TableSchema, UniqueKey};
 
 /// Columns: the row key, two that may be unique, and one that never is.
 const UNIQUE_COLUMNS: [usize; 2] = [1, 2];
-const COLUMNS: usize = 4;
+const COLUMNS: [&str; 4] = ["id", "u1", "u2", "payload"];
 
 /// A value of a key: (0, row key) or (column, unique value).
 pub(crate) type Lock = (usize, i64);
@@ -86,6 +86,20 @@ pub(crate) fn row(key: i64, unique: [Option<i64>; 2], payload: i64) -> Row {
     ])
 }
 
+fn column(name: &str) -> ColumnSchema {
+    ColumnSchema {
+        name: name.into(),
+        data_type: "bigint".into(),
+        column_type: "bigint".into(),
+        unsigned: false,
+        nullable: true,
+        charset: None,
+        collation: None,
+        generated: false,
+        auto_increment: false,
+    }
+}
+
 pub(crate) fn schema(unique_keys: usize) -> TableSchema {
     TableSchema {
         database: "d".into(),
@@ -93,16 +107,17 @@ pub(crate) fn schema(unique_keys: usize) -> TableSchema {
         row_key: vec![0],
         unique_keys: UNIQUE_COLUMNS[..unique_keys]
             .iter()
-            .map(|column| twinlog_engine::schema::UniqueKey {
+            .map(|column| UniqueKey {
                 name: format!("u{column}"),
                 columns: vec![*column],
             })
             .collect(),
         table_type: "BASE TABLE".into(),
         engine: "InnoDB".into(),
-        columns: Vec::with_capacity(COLUMNS),
+        columns: COLUMNS.map(column).into(),
         has_opaque_unique_key: false,
-        foreign_keys: false,
+        parents: Vec::new(),
+        children: Vec::new(),
         triggers: false,
     }
 }

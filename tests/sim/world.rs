@@ -133,6 +133,8 @@ fn first_marker(origin: usize) -> Marker {
         seen: start,
         seen_clock: 0,
         intent: None,
+        intended: None,
+        log_birth: 0,
         epoch: 1,
         transactions: 0,
         changes: 0,
@@ -542,6 +544,8 @@ impl World {
         }
         let record = LinkRecord {
             marker: self.servers[node].marker.position,
+            transactions: self.servers[node].marker.transactions,
+            gtid: String::new(),
             settled: end,
             clock,
             seen: seen.position,

@@ -68,18 +68,12 @@ pub fn image_keys<'v>(
     value: impl Fn(usize) -> Option<&'v Value>,
 ) -> ImageKeys {
     let table = TableHash::new(&schema.database, &schema.name);
-    let unique = |(number, columns): (usize, &[usize])| {
-        let index = u16::try_from(number + 1).unwrap_or(u16::MAX);
-        hash_key(table, index, columns, &value).map(|key| (number, key))
-    };
+    let hash = |columns: &[usize]| hash_key(table, schema, columns, &value);
+    let unique = schema.unique_keys.iter().enumerate();
     ImageKeys {
-        row: hash_key(table, ROW_KEY, &schema.row_key, &value),
-        unique: schema
-            .unique_keys
-            .iter()
-            .map(|key| &key.columns[..])
-            .enumerate()
-            .filter_map(unique)
+        row: hash(&schema.row_key),
+        unique: unique
+            .filter_map(|(number, key)| Some((number, hash(&key.columns)?)))
             .collect(),
     }
 }

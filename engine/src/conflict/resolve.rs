@@ -245,7 +245,21 @@ mod tests {
     use crate::conflict::key::image_keys;
     use crate::position::LogPos;
     use crate::row::Value;
-    use crate::schema::{TableSchema, UniqueKey};
+    use crate::schema::{ColumnSchema, TableSchema, UniqueKey};
+
+    fn column(name: &str) -> ColumnSchema {
+        ColumnSchema {
+            name: name.into(),
+            data_type: "int".into(),
+            column_type: "int".into(),
+            unsigned: false,
+            nullable: true,
+            charset: None,
+            collation: None,
+            generated: false,
+            auto_increment: false,
+        }
+    }
 
     fn keys(row: i64, unique: Option<i64>) -> ImageKeys {
         let schema = TableSchema {
@@ -253,14 +267,15 @@ mod tests {
             name: "t".into(),
             table_type: "BASE TABLE".into(),
             engine: "InnoDB".into(),
-            columns: Vec::new(),
+            columns: ["id", "u"].map(column).into(),
             row_key: vec![0],
             unique_keys: vec![UniqueKey {
                 name: "u".into(),
                 columns: vec![1],
             }],
             has_opaque_unique_key: false,
-            foreign_keys: false,
+            parents: Vec::new(),
+            children: Vec::new(),
             triggers: false,
         };
         let image = [Value::Int(row), unique.map_or(Value::Null, Value::Int)];

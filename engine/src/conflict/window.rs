@@ -100,8 +100,14 @@ impl Window {
     }
 
     /// A local DDL statement that ends at `end` changed these tables. One that `removes_rows` meets
-    /// every row of the peer that it had not seen.
-    pub fn record_definition(&self, end: LogPos, tables: &[(&str, &str)], removes_rows: bool) {
+    /// every row of the peer that it had not seen. `effective` is its effective timestamp.
+    pub fn record_definition(
+        &self,
+        end: LogPos,
+        effective: u64,
+        tables: &[(&str, &str)],
+        removes_rows: bool,
+    ) {
         let mut inner = self.lock();
         for (database, table) in tables {
             inner
@@ -109,7 +115,12 @@ impl Window {
                 .insert(TableHash::new(database, table), end);
             if removes_rows {
                 let key = KeyHash::whole_table(database, table);
-                inner.keys.insert(key, end);
+                let write = LocalWrite {
+                    position: end,
+                    effective,
+                    kind: ClaimKind::Tombstone,
+                };
+                inner.keys.insert(key, write);
                 inner.order.push_back((end, key));
             }
         }
@@ -270,7 +281,17 @@ mod tests {
             name: "t".into(),
             table_type: "BASE TABLE".into(),
             engine: "InnoDB".into(),
-            columns: Vec::new(),
+            columns: vec![crate::schema::ColumnSchema {
+                name: "id".into(),
+                data_type: "bigint".into(),
+                column_type: "bigint".into(),
+                unsigned: false,
+                nullable: false,
+                charset: None,
+                collation: None,
+                generated: false,
+                auto_increment: false,
+            }],
             row_key: vec![0],
             unique_keys: Vec::new(),
             has_opaque_unique_key: false,
