@@ -169,9 +169,11 @@ impl World {
         for change in reads.iter().flat_map(changes) {
             self.interlude(node, engine, &locked)?;
             if self.mutation != Some(Mutation::NoLocks) {
-                for image in change.before().into_iter().chain(change.after()) {
-                    locked.extend(self.servers[node].locks_of(image));
-                }
+                let server = &self.servers[node];
+                // What it only leaves is the row's own, and goes with its lock.
+                let before = change.before().map(|image| server.row_locks(image));
+                let after = change.after().map(|image| server.locks_of(image));
+                locked.extend(before.into_iter().chain(after).flatten());
             }
         }
         self.interlude(node, engine, &locked)?;

@@ -187,6 +187,16 @@ impl Server {
         locks
     }
 
+    /// The locks that reading the row at the image's row key for update takes: of the row key, and
+    /// of the row that is there, whole.
+    pub(crate) fn row_locks(&self, image: &Row) -> Vec<Lock> {
+        let mut locks = vec![(0, key_of(image))];
+        if let Some(held) = self.rows.get(&key_of(image)) {
+            locks.extend(self.key_values(held));
+        }
+        locks
+    }
+
     pub(crate) fn key_values(&self, image: &Row) -> Vec<Lock> {
         let unique = &UNIQUE_COLUMNS[..self.unique_keys];
         std::iter::once(0)
