@@ -160,11 +160,12 @@ pub(crate) struct Status {
 /// `twinlog positions`
 #[derive(Debug, Subcommand)]
 pub(crate) enum Positions {
-    /// Show how far each node has applied each other one.
+    /// Show how far each node has applied each other one. Exit code 1 when a node cannot be asked.
     Show,
     /// Set where a link goes on. Everything in front of it counts as applied.
     ///
-    /// Refused while the target's engine runs.
+    /// Refused while the engine of either node runs: stop both, set, start both. Such as
+    /// `twinlog positions set --origin a --target b binlog.000012:4711`.
     Set(PositionsSet),
 }
 

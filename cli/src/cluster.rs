@@ -176,8 +176,8 @@ impl Cluster {
     pub async fn compare(&self) -> anyhow::Result<Comparison> {
         let config = Arc::clone(&self.config);
         compare(
-            self.servers[0].opts(),
-            self.servers[1].opts(),
+            (NODES[0], self.servers[0].opts()),
+            (NODES[1], self.servers[1].opts()),
             &move |database| config.replication.includes(database, &config.engine.schema),
         )
         .await

@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{BinaryProtocol, Conn, Opts, QueryResult, Row, Value};
 use serde::Serialize;
+use twinlog_engine::error::plainly;
 
 /// How many differing rows of one table are named.
 const NAMED_DIFFERENCES: usize = 20;
@@ -88,20 +89,21 @@ pub enum DifferenceKind {
 /// A column as far as it matters for comparing: name, type, collation, nullable.
 type Column = (String, String, Option<String>, String);
 
-/// Compares the tables of all databases for which `includes` says yes.
+/// Compares the tables of all databases for which `includes` says yes. Each server comes with the
+/// name that messages call it by.
 ///
 /// # Errors
 /// A server cannot be reached, or refuses to show its tables. A difference is no error.
 pub async fn compare(
-    left: Opts,
-    right: Opts,
+    (left_name, left): (&str, Opts),
+    (right_name, right): (&str, Opts),
     includes: &(dyn Fn(&str) -> bool + Sync),
 ) -> anyhow::Result<Comparison> {
     let begun = Instant::now();
-    let (left, right) = tokio::join!(Side::open(left), Side::open(right));
+    let (left, right) = tokio::join!(Side::open(left_name, left), Side::open(right_name, right));
     let (mut left, mut right) = (
-        left.context("the left server")?,
-        right.context("the right server")?,
+        left.with_context(|| format!("node {left_name}"))?,
+        right.with_context(|| format!("node {right_name}"))?,
     );
     // The two products compute different checksums.
     let checksums = left.mariadb == right.mariadb;
@@ -160,8 +162,8 @@ async fn compare_table(
     let (l, r) = tokio::join!(left.count(&name, in_left), right.count(&name, in_right));
     table.rows = (l?, r?);
     if !(in_left && in_right) {
-        let side = if in_left { "right" } else { "left" };
-        table.problem = Some(format!("the {side} server has no such table"));
+        let lacking = if in_left { &right.name } else { &left.name };
+        table.problem = Some(format!("node {lacking} has no such table"));
         return Ok(());
     }
     let (database, own) = (table.database.clone(), table.table.clone());
@@ -170,7 +172,8 @@ async fn compare_table(
         right.columns(&database, &own)
     );
     let (left_columns, right_columns) = (l?, r?);
-    if let Some(problem) = columns_differ(&left_columns, &right_columns) {
+    let named = (left.name.as_str(), left_columns.as_slice());
+    if let Some(problem) = columns_differ(named, (&right.name, &right_columns)) {
         table.problem = Some(problem);
         return Ok(());
     }
@@ -194,7 +197,10 @@ async fn compare_table(
     Ok(())
 }
 
-fn columns_differ(left: &[Column], right: &[Column]) -> Option<String> {
+fn columns_differ(
+    (left_name, left): (&str, &[Column]),
+    (right_name, right): (&str, &[Column]),
+) -> Option<String> {
     let by_name = |columns: &[Column]| -> BTreeMap<String, String> {
         columns
             .iter()
@@ -216,7 +222,11 @@ fn columns_differ(left: &[Column], right: &[Column]) -> Option<String> {
             let text = |side: &BTreeMap<String, String>| {
                 side.get(name).map_or("missing", String::as_str).to_owned()
             };
-            format!("{name}: {} | {}", text(&left), text(&right))
+            format!(
+                "{name}: {} at {left_name}, {} at {right_name}",
+                text(&left),
+                text(&right)
+            )
         })
         .collect();
     (!differing.is_empty()).then(|| format!("columns differ: {}", differing.join("; ")))
@@ -368,22 +378,28 @@ fn quote(name: &str) -> String {
 }
 
 struct Side {
+    name: String,
     conn: Conn,
     mariadb: bool,
 }
 
 impl Side {
-    async fn open(opts: Opts) -> anyhow::Result<Self> {
+    async fn open(name: &str, opts: Opts) -> anyhow::Result<Self> {
         let address = format!("{}:{}", opts.ip_or_hostname(), opts.tcp_port());
         let mut conn = Conn::new(opts)
             .await
+            .map_err(|error| anyhow::anyhow!(plainly(&error)))
             .with_context(|| format!("cannot connect to {address}"))?;
         // Bytes as they are stored, and TIMESTAMP the same on both sides.
         conn.query_drop("SET character_set_results = NULL, time_zone = '+00:00'")
             .await?;
         let version: Option<String> = conn.query_first("SELECT VERSION()").await?;
         let mariadb = version.is_some_and(|version| version.contains("MariaDB"));
-        Ok(Self { conn, mariadb })
+        Ok(Self {
+            name: name.to_owned(),
+            conn,
+            mariadb,
+        })
     }
 
     async fn tables(&mut self) -> anyhow::Result<BTreeSet<(String, String)>> {
@@ -479,12 +495,12 @@ mod tests {
         let left = [column("id", "int"), column("v", "int")];
         let right = [column("V", "int"), column("id", "int")];
         assert_eq!(
-            columns_differ(&left, &right),
+            columns_differ(("a", &left), ("b", &right)),
             None,
             "order and case are no difference"
         );
         let other = [column("id", "bigint"), column("v", "int")];
-        let problem = columns_differ(&left, &other).unwrap();
+        let problem = columns_differ(("a", &left), ("b", &other)).unwrap();
         assert!(
             problem.contains("id: int") && problem.contains("bigint"),
             "{problem}"

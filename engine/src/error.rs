@@ -204,18 +204,43 @@ impl Error {
                     node: node.to_owned(),
                     context: context.to_string(),
                     code,
-                    message: server.message,
+                    message: if ACCESS_DENIED.contains(&code) {
+                        format!(
+                            "{}; run `twinlog check`: it names the missing GRANT",
+                            server.message
+                        )
+                    } else {
+                        server.message
+                    },
                 },
             },
             other => Error::Connection {
                 node: node.to_owned(),
-                message: format!("{context}: {other}"),
+                message: format!("{context}: {}", plainly(&other)),
             },
         }
     }
 }
 
 const ER_NET_PACKET_TOO_LARGE: u16 = 1153;
+
+/// Refused for want of a privilege: on a database, at the login, on a table, a column, a global one,
+/// on a routine, by the account's authentication plugin.
+const ACCESS_DENIED: [u16; 7] = [1044, 1045, 1142, 1143, 1227, 1370, 1698];
+
+/// What it comes down to. The driver wraps the system's error in two of its own, each of which
+/// says the same again ("Input/output error: Input/output error: Connection refused").
+#[must_use]
+pub fn plainly(error: &mysql_async::Error) -> String {
+    if !matches!(error, mysql_async::Error::Io(_)) {
+        return error.to_string();
+    }
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
 
 fn is_packet_too_large(error: &mysql_async::Error) -> bool {
     match error {

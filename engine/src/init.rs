@@ -1,11 +1,13 @@
 //! Sets nodes up: the engine's schema on each, and the first positions.
 
-use crate::config::Config;
+use crate::config::{Config, DdlPolicy};
 use crate::connection::{Identity, NodeConnection, quote_identifier, quote_string};
+use crate::decode::event::Flavor;
 use crate::error::{Error, Result};
 use crate::link::uuid_text;
 use crate::position::LogPos;
 use crate::position::marker::{BARRIER_TABLE, Marker, create_statements};
+use crate::preflight::gtids;
 
 /// What was set up.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -35,7 +37,8 @@ pub struct InitLink {
 ///
 /// # Errors
 /// The connections'; [`Error::Fenced`] when an engine is running and `force` would pull the
-/// positions away under it.
+/// positions away under it; [`Error::Preflight`] when DDL of a node would be passed over at the
+/// other one.
 pub async fn init(config: &Config, force: bool) -> Result<InitReport> {
     let schema = &config.engine.schema;
     let mut nodes: Vec<(NodeConnection, Identity)> = Vec::new();
@@ -46,6 +49,9 @@ pub async fn init(config: &Config, force: bool) -> Result<InitReport> {
             refuse_running(&mut connection, &node.name).await?;
         }
         nodes.push((connection, identity));
+    }
+    if config.replication.ddl == DdlPolicy::Replicate {
+        refuse_unknown_gtids(&mut nodes).await?;
     }
     for (connection, identity) in &mut nodes {
         for statement in create_statements(schema) {
@@ -131,6 +137,41 @@ pub async fn init(config: &Config, force: bool) -> Result<InitReport> {
         connection.close().await;
     }
     Ok(report)
+}
+
+/// Refuses where a node will give out GTIDs again that the other one calls executed.
+async fn refuse_unknown_gtids(nodes: &mut [(NodeConnection, Identity)]) -> Result<()> {
+    let context = "comparing gtid_executed";
+    let mut executed: Vec<String> = Vec::new();
+    for (connection, identity) in nodes.iter_mut() {
+        executed.push(match identity.flavor {
+            Flavor::MySql => connection
+                .first("SELECT @@GLOBAL.gtid_executed", context)
+                .await?
+                .unwrap_or_default(),
+            Flavor::MariaDb => String::new(),
+        });
+    }
+    let names: Vec<String> = nodes
+        .iter()
+        .map(|(_, identity)| identity.node.to_string())
+        .collect();
+    for (index, (connection, identity)) in nodes.iter_mut().enumerate() {
+        for (other, executed) in names.iter().zip(&executed) {
+            if *other == names[index] {
+                continue;
+            }
+            let Some(question) = gtids::question(&uuid_text(identity), executed) else {
+                continue;
+            };
+            let missing: Option<String> = connection.first(&question, context).await?;
+            if let Some(missing) = missing.filter(|missing| !missing.is_empty()) {
+                let (message, remedy) = gtids::unknown(&names[index], other, &missing);
+                return Err(Error::Preflight(format!("{message}. To mend it, {remedy}")));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Refuses while an engine holds its lock on the node.

@@ -13,12 +13,15 @@ use crate::decode::event::Flavor;
 use crate::error::{Error, Result};
 use crate::link::read_marker;
 use crate::preflight::{AUTO_INCREMENT_QUERY, AutoIncrement, Level, auto_increment_findings};
-use crate::status::LinkProgress;
+use crate::status::{LinkProgress, State};
 
 /// How often the origins are asked for the end of their logs.
 const EVERY: Duration = Duration::from_secs(1);
 /// How often the auto-increment settings are compared.
 const AUTO_INCREMENT_EVERY: Duration = Duration::from_secs(60);
+/// How long a server may take to answer. A host that drops packets must not hold up the others, nor
+/// the look whether the node is still ours.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Takes the node for this engine, by a lock that the server gives back when the engine's
 /// connection ends, however it ends.
@@ -65,13 +68,18 @@ impl Monitor {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut connections: HashMap<String, NodeConnection> = HashMap::new();
         let mut compared: Option<Instant> = None;
+        let node = self.node.name.clone();
         loop {
             ticks.tick().await;
             let mut own_settings = None;
-            match self.keep_owning().await {
+            let owned = in_time(&node, self.keep_owning()).await;
+            match owned {
                 Ok(settings) => own_settings = Some(settings),
                 Err(error @ Error::Fenced(_)) => {
                     tracing::error!(node = self.node.name, %error, "stopping");
+                    for (_, progress) in &self.links {
+                        progress.set_state(State::Halted, Some(error.to_string()));
+                    }
                     self.links_stop.cancel();
                     return;
                 }
@@ -84,7 +92,8 @@ impl Monitor {
                 settings.push(numbering(&self.node, own));
             }
             for (origin, progress) in &self.links {
-                match ask(&mut connections, origin, self.flavor).await {
+                let asked = ask(&mut connections, origin, self.flavor);
+                match in_time(&origin.name, asked).await {
                     Ok((end, own)) => {
                         progress.source_at(end, own.0, own.1);
                         settings.push(numbering(origin, own));
@@ -147,6 +156,18 @@ impl Monitor {
         }
         Ok(())
     }
+}
+
+/// Gives up after [`PATIENCE`]; the connection that was used is closed then.
+async fn in_time<T>(node: &str, answer: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(PATIENCE, answer)
+        .await
+        .unwrap_or_else(|_| {
+            Err(Error::Connection {
+                node: node.to_owned(),
+                message: format!("no answer within {} s", PATIENCE.as_secs()),
+            })
+        })
 }
 
 async fn ask(

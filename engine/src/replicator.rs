@@ -289,17 +289,20 @@ fn status_reader(
     let started = Instant::now();
     let digest = config.digest();
     let identity = identity.clone();
-    Arc::new(move || EngineStatus {
-        node: identity.node.to_string(),
-        twinlog_version: env!("CARGO_PKG_VERSION").to_owned(),
-        config_digest: digest.clone(),
-        flavor: identity.flavor,
-        server_version: identity.version.clone(),
-        uptime_seconds: started.elapsed().as_secs(),
-        tailer: tail.status(identity.log_name.show(window.read_position()), window.len()),
-        links: links
-            .iter()
-            .map(|(_, progress)| progress.status())
-            .collect(),
+    Arc::new(move || {
+        let tailer = tail.status(identity.log_name.show(window.read_position()), window.len());
+        EngineStatus {
+            node: identity.node.to_string(),
+            twinlog_version: env!("CARGO_PKG_VERSION").to_owned(),
+            config_digest: digest.clone(),
+            flavor: identity.flavor,
+            server_version: identity.version.clone(),
+            uptime_seconds: started.elapsed().as_secs(),
+            links: links
+                .iter()
+                .map(|(_, progress)| progress.status().given(&tailer))
+                .collect(),
+            tailer,
+        }
     })
 }

@@ -115,6 +115,47 @@ async fn only(config: &Config, level: Level, subject: &str, parts: &[&str]) -> F
     finding
 }
 
+/// As after RESET BINARY LOGS AND GTIDS at node a: b has DDL of a that a does not know.
+#[tokio::test]
+async fn mysql_gtids_that_would_be_given_out_again_are_found() {
+    let pair = Pair::start(ServerKind::MySql).await;
+    let uuid: Vec<String> = pair.a.query("SELECT @@GLOBAL.server_uuid").await.unwrap();
+    let missing = format!("{}:1000000", uuid[0]);
+    pair.b
+        .query_drop(&format!(
+            "SET gtid_next = '{missing}'; CREATE DATABASE of_a; SET gtid_next = 'AUTOMATIC'"
+        ))
+        .await
+        .unwrap();
+    pair.a
+        .query_drop("SET sql_log_bin = 0; CREATE DATABASE of_a")
+        .await
+        .unwrap();
+    let finding = pair
+        .finds(Level::Fail, "gtid.executed", &[&missing, "gtid_purged"])
+        .await;
+    assert_eq!(finding.node.as_deref(), Some("a"));
+    let refused = twinlog_engine::init::init(&pair.config(), false).await;
+    let message = refused.unwrap_err().to_string();
+    assert!(message.contains(&missing), "{message}");
+    let databases: Vec<String> = pair.b.query("SHOW DATABASES LIKE 'twinlog'").await.unwrap();
+    assert!(databases.is_empty(), "nothing is changed");
+
+    let remedy = finding.remedy.unwrap();
+    let (_, statement) = remedy.split_once("SET GLOBAL").unwrap();
+    let (statement, _) = statement.split_once(';').unwrap();
+    pair.a
+        .query_drop(&format!("SET GLOBAL{statement}"))
+        .await
+        .unwrap();
+    let findings = check(&pair.config()).await;
+    assert!(!preflight::any_fail(&findings), "{findings:#?}");
+    let known = |finding: &&Finding| finding.subject == "gtid.executed";
+    assert_eq!(findings.iter().filter(known).count(), 1, "{findings:#?}");
+    let done = twinlog_engine::init::init(&pair.config(), false).await;
+    assert!(done.is_ok(), "{done:?}");
+}
+
 async fn a_good_pair_passes(kind: ServerKind) {
     let pair = Pair::start(kind).await;
     let findings = check(&pair.config()).await;
@@ -280,6 +321,12 @@ async fn settings(kind: ServerKind) {
         }
         let set = |value: &str| format!("SET GLOBAL {variable} = {value}");
         pair.breaks(&set(bad), &set(good), level, subject, &[part])
+            .await;
+    }
+    if kind == ServerKind::MariaDb {
+        let set = |value: &str| format!("SET GLOBAL binlog_alter_two_phase = {value}");
+        let subject = "binlog.alter-two-phase";
+        pair.breaks(&set("ON"), &set("OFF"), Fail, subject, &["in two parts"])
             .await;
     }
     let set = |value: &str| format!("SET GLOBAL read_only = {value}");

@@ -38,7 +38,9 @@ async fn finds_differences(kind: ServerKind) {
     a.query_drop("CREATE TABLE other.only_here (v INT)")
         .await
         .unwrap();
-    let equal = compare(a.opts(), b.opts(), &includes).await.unwrap();
+    let equal = compare(("a", a.opts()), ("b", b.opts()), &includes)
+        .await
+        .unwrap();
     assert!(equal.equal, "{equal:#?}");
     assert_eq!(equal.tables.len(), 3);
     assert_eq!(equal.rows(), 6);
@@ -54,7 +56,9 @@ async fn finds_differences(kind: ServerKind) {
     )
     .await
     .unwrap();
-    let found = compare(a.opts(), b.opts(), &includes).await.unwrap();
+    let found = compare(("a", a.opts()), ("b", b.opts()), &includes)
+        .await
+        .unwrap();
     assert!(!found.equal);
     let mut differing: Vec<_> = found
         .differing()
@@ -85,10 +89,7 @@ async fn finds_differences(kind: ServerKind) {
                 .map(|why| (table.table.as_str(), why))
         })
         .collect();
-    assert_eq!(
-        missing,
-        [("right_only", "the left server has no such table")]
-    );
+    assert_eq!(missing, [("right_only", "node a has no such table")]);
 }
 
 #[tokio::test]
@@ -107,7 +108,9 @@ async fn a_differing_definition_is_reported() {
     b.query_drop("ALTER TABLE d.empty MODIFY v BIGINT; ALTER TABLE d.t MODIFY f FLOAT FIRST")
         .await
         .unwrap();
-    let found = compare(a.opts(), b.opts(), &includes).await.unwrap();
+    let found = compare(("a", a.opts()), ("b", b.opts()), &includes)
+        .await
+        .unwrap();
     let differing: Vec<_> = found
         .differing()
         .map(|table| table.table.as_str())
@@ -115,5 +118,9 @@ async fn a_differing_definition_is_reported() {
     // Another order of the columns changes the checksum of d.t, but not what its rows say.
     assert_eq!(differing, ["empty"], "{found:#?}");
     let problem = found.differing().next().unwrap().problem.clone().unwrap();
-    assert!(problem.contains("bigint"), "{problem}");
+    assert!(
+        problem.contains("int(11), collation -, nullable NO at a, bigint(20)"),
+        "{problem}"
+    );
+    assert!(problem.ends_with(" at b"), "{problem}");
 }

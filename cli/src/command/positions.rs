@@ -9,7 +9,7 @@ use twinlog_engine::position::operate;
 
 use super::code;
 use crate::arguments::PositionsSet;
-use crate::output::Output;
+use crate::output::{Output, Tone};
 
 /// What `positions set --json` prints.
 #[derive(Serialize)]
@@ -21,12 +21,11 @@ struct Moved<'a> {
 }
 
 pub(super) async fn show(config: &Config, output: &Output) -> anyhow::Result<ExitCode> {
-    let reports = operate::report(config)
-        .await
-        .context("cannot read the positions")?;
+    let reports = operate::report(config).await;
+    let all = reports.iter().all(|report| report.error.is_none());
     if output.is_json() {
         output.facts(&reports)?;
-        return Ok(code(true));
+        return Ok(code(all));
     }
     let mut table = output.table(&[
         "link",
@@ -37,6 +36,14 @@ pub(super) async fn show(config: &Config, output: &Output) -> anyhow::Result<Exi
         "rows",
     ]);
     for report in &reports {
+        if report.error.is_some() {
+            let mut row = vec![format!("{} -> {}", report.origin, report.target)];
+            row.push("?".to_owned());
+            row.push(report.source.clone().unwrap_or_else(|| "?".to_owned()));
+            row.extend(["?"; 3].map(str::to_owned));
+            table.add_row(row);
+            continue;
+        }
         table.add_row(vec![
             format!("{} -> {}", report.origin, report.target),
             report.applied.clone(),
@@ -48,6 +55,10 @@ pub(super) async fn show(config: &Config, output: &Output) -> anyhow::Result<Exi
     }
     output.line(table.trim_fmt())?;
     for report in &reports {
+        if let Some(error) = &report.error {
+            let line = format!("link {} -> {}: {error}", report.origin, report.target);
+            output.line(output.paint(Tone::Bad, &line))?;
+        }
         if let Some(intent) = &report.intent {
             output.line(format!(
                 "link {} -> {}: a DDL statement that ends at {intent} was about to run; the engine \
@@ -56,7 +67,7 @@ pub(super) async fn show(config: &Config, output: &Output) -> anyhow::Result<Exi
             ))?;
         }
     }
-    Ok(code(true))
+    Ok(code(all))
 }
 
 pub(super) async fn set(
@@ -76,7 +87,7 @@ pub(super) async fn set(
         let question = format!(
             "Everything of node {origin} in front of {position} will count as applied at node \
              {target}: what is not there stays missing, what is there already may be applied \
-             again. Go on?"
+             again. The engines of both nodes must be stopped. Go on?"
         );
         if !output.confirm(&question)? {
             return Ok(code(false));

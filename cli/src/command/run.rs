@@ -10,7 +10,7 @@ use twinlog_engine::Disposition;
 use twinlog_engine::config::Config;
 use twinlog_engine::preflight::{self, Level};
 use twinlog_engine::replicator::{Engine, EngineHandle};
-use twinlog_engine::status::State;
+use twinlog_engine::status::{LinkStatus, State};
 
 use crate::arguments::Run;
 
@@ -119,13 +119,24 @@ async fn start(config: &Arc<Config>, node: &str) -> anyhow::Result<EngineHandle>
     }
 }
 
-/// Returns when an engine has stopped by itself (it was fenced), with what it says.
+/// How the message of [`twinlog_engine::Error::Fenced`] begins.
+const FENCED: &str = "fenced: ";
+
+/// Returns when an engine has stopped by itself because another one has its node, with what it
+/// says. Any other halt stays to be looked at.
 async fn first_to_stop(engines: &[EngineHandle]) -> String {
     loop {
         tokio::time::sleep(WATCH).await;
         for status in engines.iter().map(EngineHandle::status) {
-            let stopped = !status.links.is_empty()
-                && status.links.iter().all(|link| link.state == State::Stopped);
+            let gone = |link: &LinkStatus| match link.state {
+                State::Stopped => true,
+                State::Halted => link
+                    .last_error
+                    .as_ref()
+                    .is_some_and(|error| error.starts_with(FENCED)),
+                _ => false,
+            };
+            let stopped = !status.links.is_empty() && status.links.iter().all(gone);
             if stopped {
                 let why = status
                     .links

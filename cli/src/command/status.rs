@@ -131,13 +131,27 @@ fn print(config: &Config, answers: &[Answer], output: &Output) -> anyhow::Result
                     output.cell(Tone::Bad, link.returned)
                 },
             ]);
-            if let Some(error) = &link.last_error {
+            let error = said(
+                link.state,
+                link.last_error.as_ref(),
+                link.last_error_seconds_ago,
+            );
+            if let Some(error) = error {
                 notes.push(output.paint(tone(link.state), &format!("link {name}: {error}")));
             }
         }
-        if let Some(error) = &status.tailer.last_error {
+        let tailer = &status.tailer;
+        let on_a_link = |error: &str| {
+            let mut links = status.links.iter();
+            links.any(|link| {
+                let of_link = link.last_error.as_deref();
+                of_link.is_some_and(|of_link| of_link.contains(error))
+            })
+        };
+        let error = tailer.last_error.as_ref().filter(|error| !on_a_link(error));
+        if let Some(error) = said(tailer.state, error, tailer.last_error_seconds_ago) {
             let text = format!("tailer of {}: {error}", status.node);
-            notes.push(output.paint(tone(status.tailer.state), &text));
+            notes.push(output.paint(tone(tailer.state), &text));
         }
     }
     if answers.iter().any(|answer| answer.status.is_some()) {
@@ -149,10 +163,40 @@ fn print(config: &Config, answers: &[Answer], output: &Output) -> anyhow::Result
     Ok(())
 }
 
+/// The last error as it is to be read now: one that is over must not look as if it were not.
+fn said(state: State, error: Option<&String>, seconds_ago: Option<u64>) -> Option<String> {
+    let error = error?;
+    Some(match seconds_ago {
+        Some(ago) if state.is_well() => format!("recovered; {ago} s ago: {error}"),
+        _ => error.clone(),
+    })
+}
+
 fn tone(state: State) -> Tone {
     match state {
         State::Streaming => Tone::Good,
         State::CatchingUp | State::Connecting | State::Retrying => Tone::Odd,
         State::Halted | State::Stopped => Tone::Bad,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_that_is_over_says_so() {
+        let error = "node a: gone".to_owned();
+        assert_eq!(
+            said(State::Streaming, Some(&error), Some(53)).as_deref(),
+            Some("recovered; 53 s ago: node a: gone")
+        );
+        for state in [State::Retrying, State::Halted] {
+            assert_eq!(
+                said(state, Some(&error), Some(53)).as_deref(),
+                Some("node a: gone")
+            );
+        }
+        assert_eq!(said(State::Streaming, None, None), None);
     }
 }

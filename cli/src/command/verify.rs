@@ -46,14 +46,18 @@ pub(super) async fn run(
     let includes = |database: &str| config.replication.includes(database, &config.engine.schema);
     let mut comparisons = Vec::new();
     for other in others {
-        let comparison = compare(first.opts.clone(), other.opts.clone(), &includes)
-            .await
-            .with_context(|| {
-                format!(
-                    "cannot compare node {} (left) with {} (right)",
-                    first.name, other.name
-                )
-            })?;
+        let comparison = compare(
+            (&first.name, first.opts.clone()),
+            (&other.name, other.opts.clone()),
+            &includes,
+        )
+        .await
+        .with_context(|| {
+            format!(
+                "cannot compare node {} with node {}",
+                first.name, other.name
+            )
+        })?;
         comparisons.push(Pair {
             left: first.name.clone(),
             right: other.name.clone(),
@@ -87,7 +91,7 @@ fn print(pair: &Pair, output: &Output) -> anyhow::Result<()> {
             count(table.rows.1)
         );
         if let Some(problem) = &table.problem {
-            line.push_str(&format!(" ({left} is the left one): {problem}"));
+            line.push_str(&format!(": {problem}"));
         }
         output.line(output.paint(Tone::Bad, &line))?;
         for difference in &table.differences {
@@ -102,18 +106,23 @@ fn print(pair: &Pair, output: &Output) -> anyhow::Result<()> {
             output.line("  and more")?;
         }
     }
-    let tables = comparison.tables.len();
+    let count = comparison.tables.len();
+    let tables = if count == 1 {
+        "1 table".to_owned()
+    } else {
+        format!("{count} tables")
+    };
     let differing = comparison.differing().count();
     let summary = if comparison.equal {
         let rows = comparison.rows();
         output.paint(
             Tone::Good,
-            &format!("{left} and {right} are equal: {tables} tables, {rows} rows"),
+            &format!("{left} and {right} are equal: {tables}, {rows} rows"),
         )
     } else {
         output.paint(
             Tone::Bad,
-            &format!("{left} and {right} differ in {differing} of {tables} tables"),
+            &format!("{left} and {right} differ in {differing} of {tables}"),
         )
     };
     output.line(format!("{summary} ({} ms)", comparison.ms))

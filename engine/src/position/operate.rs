@@ -5,16 +5,19 @@ use crate::connection::NodeConnection;
 use crate::error::{Error, Result};
 use crate::init::refuse_running;
 use crate::link::read_marker;
+use crate::position::marker::Marker;
 use crate::position::store::Store;
 use crate::position::{LogName, LogPos};
 
 /// One link's position, as the target's marker row says.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, Default, serde::Serialize)]
 pub struct PositionReport {
     /// The node whose log is read.
     pub origin: String,
     /// The node where it is applied.
     pub target: String,
+    /// Why the target could not be asked. What its marker would say is empty or 0 then.
+    pub error: Option<String>,
     /// Everything of the origin in front of this is applied, `file:offset`.
     pub applied: String,
     /// GTID of the last transaction applied.
@@ -35,58 +38,78 @@ pub struct PositionReport {
     pub epoch: u64,
 }
 
-/// Reads the positions of every link.
-///
-/// # Errors
-/// The targets' connections'.
-pub async fn report(config: &Config) -> Result<Vec<PositionReport>> {
+/// Reads the positions of every link. A node that is away is no error: with one node lost, how far
+/// the other one had come is just what is asked for.
+pub async fn report(config: &Config) -> Vec<PositionReport> {
+    // All at once: each that is away takes its time to be found so.
+    let asked = config.nodes.iter().map(NodeConnection::open);
+    let opened = futures_util::future::join_all(asked).await;
+    let mut connections = Vec::new();
+    let mut ends = Vec::new();
+    for mut connection in opened {
+        let end = match &mut connection {
+            Ok(connection) => log_end(connection).await.ok(),
+            Err(_) => None,
+        };
+        ends.push(end);
+        connections.push(connection);
+    }
     let mut reports = Vec::new();
-    for target in &config.nodes {
-        let mut connection = NodeConnection::open(target).await?;
-        for origin in config
-            .nodes
-            .iter()
-            .filter(|other| other.name != target.name)
-        {
-            let marker = read_marker(&mut connection, &config.engine.schema, &origin.name).await?;
-            let source = match NodeConnection::open(origin).await {
-                Ok(mut connection) => match connection.identity().await {
-                    Ok(identity) => connection
-                        .log_end(identity.flavor)
-                        .await
-                        .ok()
-                        .map(|(name, end)| name.show(end)),
-                    Err(_) => None,
-                },
-                Err(_) => None,
-            };
-            let folder = config.engine.data_dir.join(&target.name);
-            let stored = if folder.join("positions").exists() {
-                Store::open(&folder)
-                    .and_then(|(store, _)| store.link(&origin.name))
-                    .ok()
-                    .flatten()
-                    .map(|record| marker.log_name.show(record.settled))
-            } else {
-                None
-            };
-            reports.push(PositionReport {
+    for (target, connection) in config.nodes.iter().zip(&mut connections) {
+        let others = config.nodes.iter().zip(&ends);
+        for (origin, source) in others.filter(|(other, _)| other.name != target.name) {
+            let mut report = PositionReport {
                 origin: origin.name.clone(),
                 target: target.name.clone(),
-                applied: marker.log_name.show(marker.position),
-                gtid: marker.gtid.clone(),
-                seen: marker.seen_name.show(marker.seen),
-                intent: marker.intent.map(|intent| marker.log_name.show(intent)),
-                source,
-                stored,
-                transactions: marker.transactions,
-                changes: marker.changes,
-                epoch: marker.epoch,
-            });
+                source: source.clone(),
+                ..PositionReport::default()
+            };
+            let marker = match connection {
+                Ok(connection) => {
+                    read_marker(connection, &config.engine.schema, &origin.name).await
+                }
+                Err(error) => {
+                    report.error = Some(error.to_string());
+                    reports.push(report);
+                    continue;
+                }
+            };
+            match marker {
+                Ok(marker) => fill(&mut report, config, marker),
+                Err(error) => report.error = Some(error.to_string()),
+            }
+            reports.push(report);
         }
+    }
+    for connection in connections.into_iter().flatten() {
         connection.close().await;
     }
-    Ok(reports)
+    reports
+}
+
+async fn log_end(connection: &mut NodeConnection) -> Result<String> {
+    let identity = connection.identity().await?;
+    let (name, end) = connection.log_end(identity.flavor).await?;
+    Ok(name.show(end))
+}
+
+/// What the marker says, and the store beside it.
+fn fill(report: &mut PositionReport, config: &Config, marker: Marker) {
+    let folder = config.engine.data_dir.join(&report.target);
+    if folder.join("positions").exists() {
+        report.stored = Store::open(&folder)
+            .and_then(|(store, _)| store.link(&report.origin))
+            .ok()
+            .flatten()
+            .map(|record| marker.log_name.show(record.settled));
+    }
+    report.applied = marker.log_name.show(marker.position);
+    report.seen = marker.seen_name.show(marker.seen);
+    report.intent = marker.intent.map(|intent| marker.log_name.show(intent));
+    report.gtid = marker.gtid;
+    report.transactions = marker.transactions;
+    report.changes = marker.changes;
+    report.epoch = marker.epoch;
 }
 
 /// Sets where a link goes on, by hand: everything of the origin in front of `position`
@@ -94,7 +117,7 @@ pub async fn report(config: &Config) -> Result<Vec<PositionReport>> {
 /// applied. Gives the position before and the new one.
 ///
 /// # Errors
-/// [`Error::Fenced`] while an engine of either node runs; [`Error::Config`] for a position that cannot
+/// [`Error::Fenced`] while an engine of either node runs: both must be stopped; [`Error::Config`] for a position that cannot
 /// be; the connections'.
 pub async fn set(
     config: &Config,
@@ -128,7 +151,8 @@ pub async fn set(
         }
         if position > end {
             return Err(Error::Config(format!(
-                "{} lies behind the end of node {origin}'s log, {}",
+                "{} lies behind the end of node {origin}'s log, {}; write a position of node \
+                 {origin}'s own log",
                 name.show(position),
                 name.show(end)
             )));
@@ -156,16 +180,19 @@ pub async fn set(
     reverse.seen = position;
     reverse.seen_clock = clock;
     reverse.epoch += 1;
-    origin_connection
-        .execute(
-            reverse.replace(&config.engine.schema),
-            "setting what was seen",
-        )
-        .await?;
+    // The position first. If the second write fails, the origin's engine believes that less was seen
+    // than was, and at worst calls concurrent what was not; the other way about it would miss a
+    // conflict. Both can be done again.
     connection
         .execute(
             marker.replace(&config.engine.schema),
             "setting the position",
+        )
+        .await?;
+    origin_connection
+        .execute(
+            reverse.replace(&config.engine.schema),
+            "the position is set, but what counts as seen is not: run the same command again",
         )
         .await?;
     connection.close().await;

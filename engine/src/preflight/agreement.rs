@@ -73,7 +73,11 @@ pub fn auto_increment_findings(settings: &[AutoIncrement]) -> Vec<Finding> {
         };
         findings.push(match problem {
             Some(problem) => Finding::fail(subject, problem).remedy(remedy).on(name),
-            None => Finding::pass(subject, format!("every {increment}th from {offset}")).on(name),
+            None => Finding::pass(
+                subject,
+                format!("auto_increment_increment = {increment}, auto_increment_offset = {offset}"),
+            )
+            .on(name),
         });
     }
     findings

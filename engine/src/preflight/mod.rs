@@ -7,6 +7,7 @@
 mod agreement;
 mod columns;
 mod facts;
+pub(crate) mod gtids;
 mod privileges;
 mod session;
 mod settings;
@@ -15,7 +16,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-use crate::config::{Config, NodeConfig};
+use crate::config::{Config, DdlPolicy, NodeConfig};
 use facts::NodeFacts;
 use session::Session;
 
@@ -109,6 +110,9 @@ pub async fn check(config: &Config) -> Vec<Finding> {
         }
     }
     findings.extend(agreement::same_server(&mut looked).await);
+    if config.replication.ddl == DdlPolicy::Replicate {
+        findings.extend(gtids::findings(&mut looked).await);
+    }
     let facts: Vec<NodeFacts> = {
         let mut facts = Vec::new();
         for (session, node_facts) in looked {

@@ -33,6 +33,9 @@ const DEFINERS: [&str; 3] = [
     "SYSTEM_USER",
 ];
 
+/// The same before 8.2.
+const DEFINERS_BEFORE_8_2: [&str; 2] = ["SET_USER_ID", "SYSTEM_USER"];
+
 /// What an account may do, as SHOW GRANTS tells it.
 #[derive(Debug, Default)]
 pub(super) struct Grants {
@@ -311,20 +314,15 @@ pub(super) fn findings(config: &Config, facts: &NodeFacts) -> Vec<Finding> {
         }
     } else if ddl {
         // Servers before 8.3 have no tags, those before 8.2 one privilege for definers.
-        let known = |privilege: &str| match privilege {
-            "TRANSACTION_GTID_TAG" => at_least(&facts.version, (8, 3)),
-            _ => at_least(&facts.version, (8, 2)),
+        if at_least(&facts.version, (8, 3)) {
+            let why = ": DDL that clients run under a tagged GTID cannot be replicated";
+            report(Level::Warn, &lacking(&["TRANSACTION_GTID_TAG"]), "*.*", why);
+        }
+        let definer = if at_least(&facts.version, (8, 2)) {
+            lacking(&DEFINERS)
+        } else {
+            lacking(&DEFINERS_BEFORE_8_2)
         };
-        let tag: Vec<&str> = lacking(&["TRANSACTION_GTID_TAG"])
-            .into_iter()
-            .filter(|privilege| known(privilege))
-            .collect();
-        let why = ": DDL that clients run under a tagged GTID cannot be replicated";
-        report(Level::Warn, &tag, "*.*", why);
-        let definer: Vec<&str> = lacking(&DEFINERS)
-            .into_iter()
-            .filter(|privilege| known(privilege))
-            .collect();
         let why = ": views made by other accounts cannot be replicated";
         report(Level::Warn, &definer, "*.*", why);
     }
@@ -417,5 +415,52 @@ mod tests {
         assert!(at_least("9.7.4", (8, 2)));
         assert!(at_least("8.4.0-log", (8, 2)));
         assert!(!at_least("8.0.36", (8, 2)));
+    }
+
+    /// What an account with everything that is needed still lacks, in this order.
+    fn optional(version: &str) -> Vec<String> {
+        let config = Config::parse(
+            "[engine]\ndata_dir = \"x\"\n[[node]]\nname = \"a\"\nurl = \"mysql://t@a:3306\"\n\
+             [[node]]\nname = \"b\"\nurl = \"mysql://t@b:3306\"\n",
+            &|_| None,
+        )
+        .unwrap();
+        let needed = [ON_ROWS, ON_TABLES, ON_DEFINITIONS].concat().join(", ");
+        let facts = NodeFacts {
+            maria: version.contains("MariaDB"),
+            version: version.to_owned(),
+            account: "t@%".to_owned(),
+            grants: vec![format!(
+                "GRANT {needed}, REPLICATION SLAVE, REPLICATION CLIENT, REPLICATION_APPLIER, \
+                 SESSION_VARIABLES_ADMIN, BINLOG MONITOR, BINLOG REPLAY, BINLOG ADMIN ON *.* TO \
+                 `t`@`%`"
+            )],
+            ..NodeFacts::default()
+        };
+        findings(&config, &facts)
+            .into_iter()
+            .filter(|finding| finding.level != Level::Pass)
+            .map(|finding| {
+                assert_eq!(finding.level, Level::Warn, "{finding:?}");
+                finding.remedy.unwrap()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn optional_privileges_are_warned_of() {
+        let grant = |list: &str| format!("GRANT {list} ON *.* TO 't'@'%';");
+        assert_eq!(
+            optional("9.7.4"),
+            [
+                grant("TRANSACTION_GTID_TAG"),
+                grant("SET_ANY_DEFINER, ALLOW_NONEXISTENT_DEFINER, SYSTEM_USER")
+            ]
+        );
+        assert_eq!(optional("8.0.36"), [grant("SET_USER_ID, SYSTEM_USER")]);
+        assert_eq!(
+            optional("10.11.6-MariaDB"),
+            [grant("SLAVE MONITOR"), grant("SET USER")]
+        );
     }
 }

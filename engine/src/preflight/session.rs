@@ -7,7 +7,7 @@ use mysql_async::{Conn, Row, Value};
 
 use super::Finding;
 use crate::config::NodeConfig;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, plainly};
 
 /// A host that drops packets must not hold the check for the minutes that TCP would.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -56,7 +56,7 @@ impl Session {
                      ALTER USER '{user}'@'%' IDENTIFIED BY '...'"
                 )))
             }
-            Ok(Err(error)) => Err(unreachable(innermost(&error))),
+            Ok(Err(error)) => Err(unreachable(plainly(&error))),
             Err(_) => Err(unreachable(format!(
                 "no answer within {} s",
                 CONNECT_TIMEOUT.as_secs()
@@ -108,15 +108,6 @@ impl Session {
     pub(super) async fn close(self) {
         let _ = self.conn.disconnect().await;
     }
-}
-
-/// What it comes down to; the driver wraps the system's error in two of its own.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }
 
 fn text_row(row: Row) -> TextRow {

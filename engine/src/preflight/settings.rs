@@ -140,6 +140,19 @@ fn binlog(facts: &NodeFacts) -> Vec<Finding> {
             }),
         );
     }
+    if facts.is_on("binlog_alter_two_phase") {
+        findings.push(
+            Finding::fail(
+                "binlog.alter-two-phase",
+                "binlog_alter_two_phase = ON: an ALTER stands in the log in two parts, at which \
+                 the link halts",
+            )
+            .remedy(
+                "SET GLOBAL binlog_alter_two_phase = OFF; and take it out of my.cnf, then \
+                 reconnect every client",
+            ),
+        );
+    }
     match &facts.filters {
         Some((only, but)) if !only.is_empty() || !but.is_empty() => {
             let mut set = Vec::new();

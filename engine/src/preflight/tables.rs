@@ -9,9 +9,9 @@ pub(super) fn findings(facts: &NodeFacts) -> Vec<Finding> {
     let mut findings = vec![Finding::pass(
         "tables.found",
         format!(
-            "{} tables in {} databases",
-            facts.tables.len(),
-            facts.databases.len()
+            "{} in {}",
+            counted(facts.tables.len(), "table"),
+            counted(facts.databases.len(), "database")
         ),
     )];
     findings.extend(kinds(facts));
@@ -22,6 +22,12 @@ pub(super) fn findings(facts: &NodeFacts) -> Vec<Finding> {
     findings.extend(outside(facts));
     findings.push(types(facts));
     findings
+}
+
+/// `1 table`, `2 tables`
+fn counted(count: usize, thing: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {thing}{plural}")
 }
 
 /// `shop.items`

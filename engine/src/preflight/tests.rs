@@ -134,6 +134,12 @@ fn each_wrong_setting_has_its_own_finding() {
             "MINIMAL",
         ),
         (Warn, "binlog.replica-updates", "log_replica_updates", "OFF"),
+        (
+            Fail,
+            "binlog.alter-two-phase",
+            "binlog_alter_two_phase",
+            "ON",
+        ),
         (Fail, "server.id", "server_id", "0"),
         (Fail, "server.id", "server_id", "1"),
         (Fail, "server.uuid", "server_uuid", "uuid-1"),

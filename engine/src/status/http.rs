@@ -11,7 +11,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{EngineStatus, State, metrics};
+use super::{EngineStatus, LinkStatus, State, metrics};
 use crate::error::{Error, Result};
 
 /// Gives the engine's status whenever it is asked.
@@ -72,20 +72,16 @@ async fn metrics_text(Shared(status): Shared<StatusReader>) -> Response {
 
 /// 200 while every link runs or is about to; 503 with the reason when one needs a person.
 async fn health(Shared(status): Shared<StatusReader>) -> (StatusCode, String) {
-    let status = status();
-    let mut troubles: Vec<String> = status
-        .links
-        .iter()
-        .filter(|link| link.state == State::Halted)
-        .map(|link| {
-            format!(
-                "link {} -> {} is halted: {}",
-                link.origin,
-                link.target,
-                link.last_error.as_deref().unwrap_or("")
-            )
-        })
-        .collect();
+    let troubles = troubles(&status());
+    if troubles.is_empty() {
+        (StatusCode::OK, "ok\n".to_owned())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, troubles.join("\n") + "\n")
+    }
+}
+
+fn troubles(status: &EngineStatus) -> Vec<String> {
+    let mut troubles = Vec::new();
     if status.tailer.state == State::Halted {
         troubles.push(format!(
             "the tailer of node {} is halted: {}",
@@ -93,11 +89,17 @@ async fn health(Shared(status): Shared<StatusReader>) -> (StatusCode, String) {
             status.tailer.last_error.as_deref().unwrap_or("")
         ));
     }
-    if troubles.is_empty() {
-        (StatusCode::OK, "ok\n".to_owned())
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, troubles.join("\n") + "\n")
+    for link in &status.links {
+        if link.state == State::Halted {
+            troubles.push(format!(
+                "link {} -> {} is halted: {}",
+                link.origin,
+                link.target,
+                link.last_error.as_deref().unwrap_or("")
+            ));
+        }
     }
+    troubles
 }
 
 async fn page(Shared(status): Shared<StatusReader>) -> Html<String> {
@@ -106,6 +108,12 @@ async fn page(Shared(status): Shared<StatusReader>) -> Html<String> {
         text.replace('&', "&amp;")
             .replace('<', "&lt;")
             .replace('>', "&gt;")
+    };
+    let error = |link: &LinkStatus| match (&link.last_error, link.last_error_seconds_ago) {
+        (Some(error), Some(ago)) if link.state.is_well() => {
+            format!("recovered; {ago} s ago: {error}")
+        }
+        (error, _) => error.clone().unwrap_or_default(),
     };
     let rows: String = status
         .links
@@ -123,7 +131,7 @@ async fn page(Shared(status): Shared<StatusReader>) -> Html<String> {
                 link.lag_seconds,
                 link.lag_transactions,
                 link.transactions_per_second,
-                escape(link.last_error.as_deref().unwrap_or("")),
+                escape(&error(link)),
             )
         })
         .collect();

@@ -44,6 +44,16 @@ pub(super) fn render(status: &EngineStatus) -> Result<String, std::fmt::Error> {
         vec![(node(), status.tailer.window_keys as f64)],
     );
     add(
+        "tailer_halted",
+        "1 when the tailer of the node's own log needs a person",
+        vec![(node(), f64::from(status.tailer.state == State::Halted))],
+    );
+    add(
+        "tailer_running",
+        "1 while the node's own log is read",
+        vec![(node(), f64::from(status.tailer.state.is_well()))],
+    );
+    add(
         "uptime_seconds",
         "Seconds since the engine started",
         vec![(node(), status.uptime_seconds as f64)],
@@ -56,11 +66,11 @@ pub(super) fn render(status: &EngineStatus) -> Result<String, std::fmt::Error> {
     add(
         "link_running",
         "1 while the link reads and applies",
-        links(&|link| f64::from(matches!(link.state, State::Streaming | State::CatchingUp))),
+        links(&|link| f64::from(link.state.is_well())),
     );
     add(
         "lag_seconds",
-        "Age of the last applied transaction while the link is behind",
+        "Age of the oldest transaction that is not applied, 0 when the link is not behind",
         links(&|link| link.lag_seconds),
     );
     add(

@@ -1,6 +1,7 @@
 //! What an engine tells about itself: as values, over HTTP, as metrics.
 
 mod http;
+mod lag;
 mod metrics;
 mod progress;
 
@@ -74,8 +75,10 @@ pub struct TailerStatus {
     pub window_keys: usize,
     /// Transactions of local clients read.
     pub local_transactions: u64,
-    /// Why it is not running, or last was not.
+    /// Why it is not running, or last was not. It stays when that is over: the state tells.
     pub last_error: Option<String>,
+    /// Seconds since that error.
+    pub last_error_seconds_ago: Option<u64>,
 }
 
 /// One link, at one moment. Positions are of the origin's log, `file:offset`.
@@ -87,7 +90,7 @@ pub struct LinkStatus {
     pub target: String,
     /// What it is doing.
     pub state: State,
-    /// End of the origin's log, as last asked for.
+    /// End of the origin's log, as asked for once a second, or as far as it was read since.
     pub source_position: String,
     /// Everything in front of this has arrived here.
     pub received_position: String,
@@ -95,7 +98,9 @@ pub struct LinkStatus {
     pub applied_position: String,
     /// Bytes of the origin's log that are not yet read; `None` across log files.
     pub unread_bytes: Option<u64>,
-    /// Age of the last applied transaction when the link is behind; 0 when it is not.
+    /// How far the link is behind: the age of the oldest transaction that has arrived and is not
+    /// applied; if none has, but the origin's log goes on, the time since the link had everything;
+    /// else 0.
     pub lag_seconds: f64,
     /// Transactions received and not yet applied.
     pub lag_transactions: u64,
@@ -123,6 +128,75 @@ pub struct LinkStatus {
     pub retries: u64,
     /// Groups taken apart because their merged statements did not fit.
     pub regrouped: u64,
-    /// Why it is not running, or last was not.
+    /// Why it is not running, or last was not. It stays when that is over: the state tells.
     pub last_error: Option<String>,
+    /// Seconds since that error.
+    pub last_error_seconds_ago: Option<u64>,
+}
+
+impl State {
+    /// Running: a last error is over.
+    #[must_use]
+    pub fn is_well(self) -> bool {
+        matches!(self, State::CatchingUp | State::Streaming)
+    }
+}
+
+impl LinkStatus {
+    /// The link as it stands given the tailer of the node where it ends: nothing is applied
+    /// without knowing what was written there.
+    #[must_use]
+    pub(crate) fn given(mut self, tailer: &TailerStatus) -> Self {
+        let says = match tailer.state {
+            State::Halted if self.state != State::Halted => "is halted",
+            State::Retrying if self.state.is_well() => "tries again",
+            _ => return self,
+        };
+        self.state = tailer.state;
+        self.last_error = Some(format!(
+            "the tailer of node {} {says}: {}",
+            self.target,
+            tailer.last_error.as_deref().unwrap_or_default()
+        ));
+        self.last_error_seconds_ago = tailer.last_error_seconds_ago;
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::{LogName, LogPos};
+
+    fn link(state: State, error: Option<&str>) -> LinkStatus {
+        let progress = LinkProgress::new("a", "b");
+        let (name, _) = LogName::split("binlog.000001").unwrap();
+        progress.resumed(name, LogPos::new(1, 4), 0, 0);
+        progress.set_state(state, error.map(str::to_owned));
+        progress.status()
+    }
+
+    fn tailer(state: State) -> TailerStatus {
+        let progress = TailProgress::default();
+        progress.set_state(state, Some("it is gone".to_owned()));
+        progress.status(String::new(), 0)
+    }
+
+    #[test]
+    fn a_link_stands_no_better_than_the_tailer() {
+        let halted = link(State::Streaming, None).given(&tailer(State::Halted));
+        assert_eq!(halted.state, State::Halted);
+        assert_eq!(
+            halted.last_error.as_deref(),
+            Some("the tailer of node b is halted: it is gone")
+        );
+        let retrying = link(State::Streaming, None).given(&tailer(State::Retrying));
+        assert_eq!(retrying.state, State::Retrying);
+        assert!(retrying.last_error.unwrap().contains("it is gone"));
+        // Its own reason is the nearer one.
+        let own = link(State::Halted, Some("drift")).given(&tailer(State::Halted));
+        assert_eq!(own.last_error.as_deref(), Some("drift"));
+        let running = link(State::Streaming, None).given(&tailer(State::Streaming));
+        assert_eq!(running.state, State::Streaming);
+    }
 }

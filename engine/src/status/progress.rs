@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crossbeam::atomic::AtomicCell;
 use crossbeam::utils::CachePadded;
 
+use super::lag::{self, Behind, CaughtUp};
 use super::{LinkStatus, State, TailerStatus};
 use crate::apply::mapping::Mapping;
 use crate::origin::{Passed, Reason};
@@ -38,7 +39,8 @@ pub struct LinkProgress {
     retries: AtomicU64,
     regrouped: AtomicU64,
     strays: AtomicU64,
-    last_commit_time: AtomicU64,
+    /// Commit time of the oldest transaction that is queued, or one not much older.
+    oldest_queued: AtomicU64,
     increment: AtomicU64,
     offset: AtomicU64,
     rest: Mutex<Rest>,
@@ -48,9 +50,43 @@ pub struct LinkProgress {
 struct Rest {
     state: State,
     name: Option<LogName>,
-    last_error: Option<String>,
+    last_error: Option<LastError>,
+    caught_up: CaughtUp,
     stray_tables: HashSet<String>,
     rate: VecDeque<(Instant, u64)>,
+}
+
+/// An error, and when.
+#[derive(Debug, Clone)]
+struct LastError {
+    message: String,
+    at: Instant,
+}
+
+impl LastError {
+    fn now(message: String) -> Self {
+        Self {
+            message,
+            at: Instant::now(),
+        }
+    }
+}
+
+/// State and last error after being told of a new state. A halt is final: whoever stops the rest
+/// afterwards must not hide why.
+fn tell(
+    state: &mut State,
+    last_error: &mut Option<LastError>,
+    new_state: State,
+    error: Option<String>,
+) {
+    if *state == State::Halted {
+        return;
+    }
+    *state = new_state;
+    if error.is_some() {
+        *last_error = error.map(LastError::now);
+    }
 }
 
 impl LinkProgress {
@@ -75,13 +111,14 @@ impl LinkProgress {
             retries: AtomicU64::default(),
             regrouped: AtomicU64::default(),
             strays: AtomicU64::default(),
-            last_commit_time: AtomicU64::default(),
+            oldest_queued: AtomicU64::default(),
             increment: AtomicU64::default(),
             offset: AtomicU64::default(),
             rest: Mutex::new(Rest {
                 state: State::Connecting,
                 name: None,
                 last_error: None,
+                caught_up: CaughtUp::unknown(Instant::now()),
                 stray_tables: HashSet::new(),
                 rate: VecDeque::new(),
             }),
@@ -98,21 +135,29 @@ impl LinkProgress {
         self.settled.store(0, Ordering::Relaxed);
         let mut rest = self.lock();
         rest.name = Some(name);
-        rest.state = State::CatchingUp;
-    }
-
-    /// What the link is doing; an error is kept until it runs well again.
-    pub fn set_state(&self, state: State, error: Option<String>) {
-        let mut rest = self.lock();
-        rest.state = state;
-        if error.is_some() {
-            rest.last_error = error;
+        if rest.state != State::Halted {
+            rest.state = State::CatchingUp;
         }
     }
 
-    /// A foreign transaction has arrived.
+    /// What the link is doing; an error is kept until the next one. Once halted it stays so.
+    pub fn set_state(&self, state: State, error: Option<String>) {
+        let rest = &mut *self.lock();
+        tell(&mut rest.state, &mut rest.last_error, state, error);
+    }
+
+    /// A foreign transaction has arrived whose commit time is not known.
     pub fn received(&self, end: LogPos) {
-        self.received.fetch_add(1, Ordering::Relaxed);
+        self.queued(end, 0);
+    }
+
+    /// A foreign transaction has arrived, committed at this time (microseconds since 1970).
+    pub fn queued(&self, end: LogPos, committed_at: u64) {
+        if self.nothing_queued() {
+            self.oldest_queued.store(committed_at, Ordering::Relaxed);
+        }
+        // Counted before its end is told: see `applied_position`.
+        self.received.fetch_add(1, Ordering::AcqRel);
         self.received_end.store(end);
     }
 
@@ -148,13 +193,17 @@ impl LinkProgress {
         }
         self.transactions.fetch_add(counted, Ordering::Relaxed);
         self.rows.fetch_add(rows, Ordering::Relaxed);
-        self.settled
-            .fetch_add(transactions.len() as u64, Ordering::Relaxed);
         if let Some(last) = transactions.last() {
-            self.last_commit_time
-                .store(last.committed_at, Ordering::Relaxed);
+            // What is queued behind it was committed later. Before the count: the reader sets the
+            // time anew when it finds the queue empty.
+            if last.committed_at > 0 {
+                self.oldest_queued
+                    .store(last.committed_at, Ordering::Relaxed);
+            }
             self.applied_end.store(last.end);
         }
+        self.settled
+            .fetch_add(transactions.len() as u64, Ordering::AcqRel);
     }
 
     /// Everything in front of this is settled.
@@ -179,12 +228,14 @@ impl LinkProgress {
 
     /// The end of the origin's log, as just asked for, and its `auto_increment` settings.
     pub fn source_at(&self, end: LogPos, increment: u64, offset: u64) {
-        self.source_end.store(end);
+        let (_, applied) = self.places();
+        let before = self.source_end.swap(end);
         self.increment.store(increment, Ordering::Relaxed);
         self.offset.store(offset, Ordering::Relaxed);
         let transactions = self.transactions.load(Ordering::Relaxed);
         let now = Instant::now();
         let mut rest = self.lock();
+        rest.caught_up.asked(now, applied >= before, applied >= end);
         rest.rate.push_back((now, transactions));
         while rest
             .rate
@@ -231,30 +282,55 @@ impl LinkProgress {
         }
     }
 
+    fn nothing_queued(&self) -> bool {
+        // What is settled only grows towards what is received: read in this order, equal numbers
+        // were equal at some moment between.
+        let settled = self.settled.load(Ordering::Acquire);
+        settled == self.received.load(Ordering::Acquire)
+    }
+
+    /// Where the reader is, and up to where everything is applied or needs no write. The second is
+    /// the first when nothing is queued: ends of files and the like never come to the apply.
+    fn places(&self) -> (LogPos, LogPos) {
+        // The reader's place first: transactions are counted before it moves behind them.
+        let received = self.received_end.load();
+        let applied = self.applied_end.load();
+        if self.nothing_queued() {
+            (received, received.max(applied))
+        } else {
+            (received, applied)
+        }
+    }
+
     /// How things stand.
     #[must_use]
     pub fn status(&self) -> LinkStatus {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (source, received, applied) = (
-            self.source_end.load(),
-            self.received_end.load(),
-            self.applied_end.load(),
-        );
-        let lag_transactions = load(&self.received).saturating_sub(load(&self.settled));
-        let behind = lag_transactions > 0 || applied < source;
+        let (received, applied) = self.places();
+        // It is asked only once a second.
+        let source = self.source_end.load().max(received);
+        let settled = load(&self.settled);
+        let lag_transactions = load(&self.received).saturating_sub(settled);
+        let behind = if lag_transactions > 0 {
+            Behind::Queued {
+                oldest_committed_at: load(&self.oldest_queued),
+            }
+        } else if applied < source {
+            Behind::Unread
+        } else {
+            Behind::Nothing
+        };
         let rest = self.lock();
         let show = |position: LogPos| match &rest.name {
             Some(name) => name.show(position),
             None => String::new(),
         };
-        let lag_seconds = if behind && load(&self.last_commit_time) > 0 {
-            let now = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0.0, |elapsed| elapsed.as_secs_f64());
-            (now - load(&self.last_commit_time) as f64 / 1e6).max(0.0)
-        } else {
-            0.0
-        };
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |elapsed| {
+                u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX)
+            });
+        let lag_seconds = lag::seconds(behind, now, rest.caught_up.since(Instant::now()));
         let transactions_per_second = match (rest.rate.front(), rest.rate.back()) {
             (Some((from, first)), Some((to, last))) if to > from => {
                 last.saturating_sub(*first) as f64 / to.duration_since(*from).as_secs_f64()
@@ -262,7 +338,7 @@ impl LinkProgress {
             _ => 0.0,
         };
         let state = match rest.state {
-            State::CatchingUp | State::Streaming if behind => State::CatchingUp,
+            State::CatchingUp | State::Streaming if behind != Behind::Nothing => State::CatchingUp,
             State::CatchingUp | State::Streaming => State::Streaming,
             other => other,
         };
@@ -288,7 +364,11 @@ impl LinkProgress {
             auto_increment_strays: load(&self.strays),
             retries: load(&self.retries),
             regrouped: load(&self.regrouped),
-            last_error: rest.last_error.clone(),
+            last_error: rest.last_error.as_ref().map(|error| error.message.clone()),
+            last_error_seconds_ago: rest
+                .last_error
+                .as_ref()
+                .map(|error| error.at.elapsed().as_secs()),
         }
     }
 
@@ -301,7 +381,7 @@ impl LinkProgress {
 #[derive(Debug)]
 pub struct TailProgress {
     transactions: AtomicU64,
-    rest: Mutex<(State, Option<String>)>,
+    rest: Mutex<(State, Option<LastError>)>,
 }
 
 impl Default for TailProgress {
@@ -319,20 +399,22 @@ impl TailProgress {
         self.transactions.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What the tailer is doing; an error is kept until the next one.
+    /// What the tailer is doing; an error is kept until the next one. Once halted it stays so.
     pub fn set_state(&self, state: State, error: Option<String>) {
-        let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
-        rest.0 = state;
-        if error.is_some() {
-            rest.1 = error;
-        }
+        let rest = &mut *self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        tell(&mut rest.0, &mut rest.1, state, error);
     }
 
     /// Why the tailer is halted, if it is.
     #[must_use]
     pub fn halted(&self) -> Option<String> {
         let rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
-        (rest.0 == State::Halted).then(|| rest.1.clone().unwrap_or_default())
+        (rest.0 == State::Halted).then(|| {
+            rest.1
+                .as_ref()
+                .map(|error| error.message.clone())
+                .unwrap_or_default()
+        })
     }
 
     /// How things stand; position and window are the window's to tell.
@@ -344,7 +426,68 @@ impl TailProgress {
             position,
             window_keys,
             local_transactions: self.transactions.load(Ordering::Relaxed),
-            last_error: rest.1.clone(),
+            last_error: rest.1.as_ref().map(|error| error.message.clone()),
+            last_error_seconds_ago: rest.1.as_ref().map(|error| error.at.elapsed().as_secs()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link() -> LinkProgress {
+        let link = LinkProgress::new("a", "b");
+        let (name, _) = LogName::split("binlog.000001").unwrap();
+        link.resumed(name, LogPos::new(1, 100), 0, 0);
+        link
+    }
+
+    #[test]
+    fn an_idle_link_is_not_behind_after_a_rotation() {
+        let link = link();
+        link.source_at(LogPos::new(2, 157), 1, 1);
+        assert_eq!(link.status().state, State::CatchingUp);
+        // The boundaries of the new file's head are read, and nothing is to be applied.
+        link.read_to(LogPos::new(2, 157));
+        let status = link.status();
+        assert_eq!(status.state, State::Streaming);
+        assert_eq!(status.applied_position, "binlog.000002:157");
+        assert!(status.lag_seconds.abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn what_is_queued_is_not_applied() {
+        let link = link();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let committed_at = u64::try_from(now.as_micros()).unwrap() - 30_000_000;
+        link.queued(LogPos::new(1, 200), committed_at);
+        link.queued(LogPos::new(1, 300), committed_at + 20_000_000);
+        link.read_to(LogPos::new(1, 350));
+        let status = link.status();
+        assert_eq!(status.state, State::CatchingUp);
+        assert_eq!(status.applied_position, "binlog.000001:100");
+        assert_eq!(status.lag_transactions, 2);
+        assert!((29.0..300.0).contains(&status.lag_seconds), "{status:?}");
+    }
+
+    #[test]
+    fn the_source_is_never_shown_behind_what_was_received() {
+        let link = link();
+        link.source_at(LogPos::new(1, 120), 1, 1);
+        link.queued(LogPos::new(1, 200), 0);
+        assert_eq!(link.status().source_position, "binlog.000001:200");
+    }
+
+    #[test]
+    fn a_halt_is_final() {
+        let link = link();
+        link.set_state(State::Halted, Some("fenced".to_owned()));
+        link.set_state(State::Stopped, None);
+        link.set_state(State::Retrying, Some("other".to_owned()));
+        let status = link.status();
+        assert_eq!(status.state, State::Halted);
+        assert_eq!(status.last_error.as_deref(), Some("fenced"));
+        assert_eq!(status.last_error_seconds_ago, Some(0));
     }
 }
