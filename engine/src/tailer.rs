@@ -11,14 +11,14 @@ use tokio_util::sync::CancellationToken;
 use crate::apply::mapping::ImageColumns;
 use crate::backoff::Backoff;
 use crate::config::{Config, NodeConfig};
-use crate::conflict::key::{KeyHash, TableHash, row_keys};
+use crate::conflict::claim::{ClaimKind, RowWrite};
+use crate::conflict::key::{KeyHash, TableHash, image_keys};
 use crate::conflict::window::Window;
 use crate::connection::Identity;
 use crate::error::{Disposition, Error, Result};
 use crate::log_reader::{LogReader, Start, Step};
 use crate::origin::{Origin, Passed, Reason};
 use crate::position::LogPos;
-use crate::row::RowChange;
 use crate::schema::SchemaCatalog;
 use crate::status::{State, TailProgress};
 use crate::transaction::{Local, Seen};
@@ -140,12 +140,13 @@ impl Tailer {
             // The window first: whoever sees the new schema must find out that it is new.
             self.window.record_definition(
                 local.end,
+                local.effective,
                 &definition.tables(),
                 definition.removes_rows(),
             );
             self.catalog.forget();
         }
-        let mut keys: Vec<KeyHash> = Vec::with_capacity(local.changes.len() * 2);
+        let mut claims: Vec<(KeyHash, ClaimKind)> = Vec::with_capacity(local.changes.len() * 2);
         let mut tables: Vec<TableHash> = Vec::new();
         let mut columns: Option<ImageColumns> = None;
         for change in &local.changes {
@@ -168,22 +169,15 @@ impl Tailer {
                     .map(|schema| ImageColumns::new(Arc::clone(&change.table), schema));
             }
             let Some(columns) = &columns else { continue };
-            let (first, second) = match &change.change {
-                RowChange::Insert { after } => (after, None),
-                RowChange::Delete { before } => (before, None),
-                RowChange::Update { before, after } => (before, Some(after)),
-            };
-            for row in std::iter::once(first).chain(second) {
-                row_keys(
-                    columns.target(),
-                    |column| columns.value(row, column),
-                    |key| keys.push(key),
-                );
+            let writes = RowWrite::of(&change.change, |row| {
+                image_keys(columns.target(), |column| columns.value(row, column))
+            });
+            for write in writes {
+                claims.extend(write.claims());
             }
         }
-        keys.sort_unstable();
-        keys.dedup();
-        self.window.record(local.end, keys, tables);
+        self.window
+            .record(local.end, local.effective, claims, tables);
         Ok(())
     }
 }

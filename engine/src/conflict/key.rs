@@ -4,6 +4,7 @@ use std::hash::{Hash, Hasher};
 
 use xxhash_rust::xxh3::Xxh3;
 
+use super::claim::ImageKeys;
 use crate::row::Value;
 use crate::schema::TableSchema;
 
@@ -58,6 +59,22 @@ pub fn row_keys<'v>(
         if let Some(key) = hash_key(table, schema, columns, &value) {
             claim(key);
         }
+    }
+}
+
+/// The keys of a row image, told apart; `value` as for [`row_keys`].
+pub fn image_keys<'v>(
+    schema: &TableSchema,
+    value: impl Fn(usize) -> Option<&'v Value>,
+) -> ImageKeys {
+    let table = TableHash::new(&schema.database, &schema.name);
+    let hash = |columns: &[usize]| hash_key(table, schema, columns, &value);
+    let unique = schema.unique_keys.iter().enumerate();
+    ImageKeys {
+        row: hash(&schema.row_key),
+        unique: unique
+            .filter_map(|(number, key)| Some((number, hash(&key.columns)?)))
+            .collect(),
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use super::claim::ClaimKind;
 use super::key::{KeyHash, TableHash};
 use crate::error::{Error, Result};
 use crate::position::LogPos;
@@ -20,13 +21,27 @@ pub struct Window {
     read: watch::Sender<LogPos>,
 }
 
+/// The last local claim of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalWrite {
+    /// Where its transaction ends in this node's log.
+    pub position: LogPos,
+    /// Effective timestamp of its transaction, microseconds since 1970; see [`crate::clock`].
+    pub effective: u64,
+    /// Whether an image or a delete claimed it.
+    pub kind: ClaimKind,
+}
+
 #[derive(Debug, Default)]
 struct Inner {
-    /// Last local write of each key.
-    keys: HashMap<KeyHash, LogPos>,
+    /// Last local claim of each key.
+    keys: HashMap<KeyHash, LocalWrite>,
     /// Every entry in log order, so that acknowledged ones can be dropped from the front. A key
     /// written again has a later entry too; only that one removes it.
     order: VecDeque<(LogPos, KeyHash)>,
+    /// What the peer's log shows as applied there. The tailer may come by later: what it then reads
+    /// in front of this need not be remembered.
+    acknowledged: LogPos,
     /// Last local row change of each table (for TRUNCATE and DROP arriving from the peer).
     tables: HashMap<TableHash, LogPos>,
     /// Last local DDL of each table: rows of the peer may still come in the table's old form.
@@ -55,16 +70,27 @@ impl Window {
         }
     }
 
-    /// A local transaction that ends at `end` wrote these keys.
+    /// A local transaction that ends at `end` claimed these keys, in this order; see
+    /// [`super::claim`]. `effective` is its effective timestamp.
     pub fn record(
         &self,
         end: LogPos,
-        keys: impl IntoIterator<Item = KeyHash>,
+        effective: u64,
+        claims: impl IntoIterator<Item = (KeyHash, ClaimKind)>,
         tables: impl IntoIterator<Item = TableHash>,
     ) {
         let mut inner = self.lock();
-        for key in keys {
-            if inner.keys.insert(key, end) != Some(end) {
+        if end <= inner.acknowledged {
+            return;
+        }
+        for (key, kind) in claims {
+            let write = LocalWrite {
+                position: end,
+                effective,
+                kind,
+            };
+            let before = inner.keys.insert(key, write);
+            if before.is_none_or(|before| before.position != end) {
                 inner.order.push_back((end, key));
             }
         }
@@ -74,8 +100,14 @@ impl Window {
     }
 
     /// A local DDL statement that ends at `end` changed these tables. One that `removes_rows` meets
-    /// every row of the peer that it had not seen.
-    pub fn record_definition(&self, end: LogPos, tables: &[(&str, &str)], removes_rows: bool) {
+    /// every row of the peer that it had not seen. `effective` is its effective timestamp.
+    pub fn record_definition(
+        &self,
+        end: LogPos,
+        effective: u64,
+        tables: &[(&str, &str)],
+        removes_rows: bool,
+    ) {
         let mut inner = self.lock();
         for (database, table) in tables {
             inner
@@ -83,7 +115,12 @@ impl Window {
                 .insert(TableHash::new(database, table), end);
             if removes_rows {
                 let key = KeyHash::whole_table(database, table);
-                inner.keys.insert(key, end);
+                let write = LocalWrite {
+                    position: end,
+                    effective,
+                    kind: ClaimKind::Tombstone,
+                };
+                inner.keys.insert(key, write);
                 inner.order.push_back((end, key));
             }
         }
@@ -172,11 +209,16 @@ impl Window {
     pub fn acknowledge(&self, acknowledged: LogPos) {
         let mut inner = self.lock();
         let inner = &mut *inner;
+        inner.acknowledged = inner.acknowledged.max(acknowledged);
         while let Some((position, key)) = inner.order.front() {
             if *position > acknowledged {
                 break;
             }
-            if inner.keys.get(key) == Some(position) {
+            if inner
+                .keys
+                .get(key)
+                .is_some_and(|write| write.position == *position)
+            {
                 inner.keys.remove(key);
             }
             inner.order.pop_front();
@@ -187,12 +229,12 @@ impl Window {
             .retain(|_, position| *position > acknowledged);
     }
 
-    /// The last local write of `key`, if it lies behind `seen`, so that a write of the peer which
+    /// The last local claim of `key`, if it lies behind `seen`, so that a write of the peer which
     /// had seen this log up to `seen` is concurrent with it.
     #[must_use]
-    pub fn concurrent_write(&self, key: KeyHash, seen: LogPos) -> Option<LogPos> {
-        let position = *self.lock().keys.get(&key)?;
-        (position > seen).then_some(position)
+    pub fn concurrent_write(&self, key: KeyHash, seen: LogPos) -> Option<LocalWrite> {
+        let write = *self.lock().keys.get(&key)?;
+        (write.position > seen).then_some(write)
     }
 
     /// Likewise for any row of a table.
@@ -280,11 +322,21 @@ mod tests {
     #[test]
     fn a_write_is_concurrent_only_behind_what_was_seen() {
         let window = Window::new(LogPos::new(1, 4));
-        window.record(LogPos::new(1, 100), [key(1), key(2)], []);
-        window.record(LogPos::new(1, 200), [key(1)], []);
+        let image = |number| (key(number), ClaimKind::Image);
+        window.record(LogPos::new(1, 100), 10, [image(1), image(2)], []);
+        window.record(
+            LogPos::new(1, 200),
+            20,
+            [image(1), (key(1), ClaimKind::Tombstone)],
+            [],
+        );
         assert_eq!(
             window.concurrent_write(key(1), LogPos::new(1, 199)),
-            Some(LogPos::new(1, 200))
+            Some(LocalWrite {
+                position: LogPos::new(1, 200),
+                effective: 20,
+                kind: ClaimKind::Tombstone
+            })
         );
         assert_eq!(window.concurrent_write(key(1), LogPos::new(1, 200)), None);
         assert_eq!(window.concurrent_write(key(3), LogPos::new(0, 0)), None);
@@ -297,6 +349,8 @@ mod tests {
         );
         window.acknowledge(LogPos::new(1, 200));
         assert!(window.is_empty());
+        window.record(LogPos::new(1, 180), 19, [image(4)], []);
+        assert!(window.is_empty(), "the tailer came by later");
     }
 
     #[tokio::test]
