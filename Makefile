@@ -7,6 +7,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # Seconds of writing per server in "make demo".
 SECONDS_OF_DEMO ?= 15
+# Worlds in "make sim", and the number of the first one.
+SEEDS ?= 1000000
+FIRST ?= 0
 
 .PHONY: help build servers demo test clean
 
@@ -31,6 +34,11 @@ demo: servers build ## Two masters, two engines, a write load on both, every tab
 # Says "N passed, N failed" in its last line.
 test: tools ## Check formatting and lints, run all tests (fetches the servers)
 	@tests/run
+
+.PHONY: sim
+sim: tools ## Simulate SEEDS worlds of two nodes, their clients, clocks and crashes
+	TWINLOG_SIM_SEEDS=$(SEEDS) TWINLOG_SIM_FIRST=$(FIRST) cargo test --release -p twinlog-tests --test sim -- \
+	  --nocapture nodes_converge
 
 clean: ## Remove what was built and fetched
 	rm -rf target

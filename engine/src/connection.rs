@@ -24,6 +24,8 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 pub struct NodeConnection {
     node: Arc<str>,
     conn: Conn,
+    /// The server's `max_allowed_packet`, where it was asked for.
+    packet_limit: Option<usize>,
 }
 
 impl NodeConnection {
@@ -40,11 +42,18 @@ impl NodeConnection {
             .client_found_rows(true)
             .prefer_socket(false)
             .tcp_nodelay(true)
+            // The driver would hold statements and binlog events to the server's own limit, which
+            // the server checks itself, and names.
+            .max_allowed_packet(Some(1 << 30))
             .tcp_keepalive(Some(KEEPALIVE));
         let name: Arc<str> = node.name.as_str().into();
         let connecting = Conn::new(opts);
         match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-            Ok(Ok(conn)) => Ok(Self { node: name, conn }),
+            Ok(Ok(conn)) => Ok(Self {
+                node: name,
+                conn,
+                packet_limit: None,
+            }),
             Ok(Err(error)) => Err(Error::from_driver(&name, "cannot connect", error)),
             Err(_) => Err(Error::Connection {
                 node: name.to_string(),
@@ -76,6 +85,10 @@ impl NodeConnection {
     /// # Errors
     /// The driver's.
     pub async fn try_execute(&mut self, sql: &[u8]) -> Result<u64, mysql_async::Error> {
+        // The server would close the connection, mostly before its reason is read.
+        if self.packet_limit.is_some_and(|limit| sql.len() >= limit) {
+            return Err(mysql_async::DriverError::PacketTooLarge.into());
+        }
         self.conn.query_drop(sql).await?;
         Ok(self.conn.affected_rows())
     }
@@ -125,6 +138,20 @@ impl NodeConnection {
     #[must_use]
     pub fn into_driver(self) -> Conn {
         self.conn
+    }
+
+    /// Asks for the server's `max_allowed_packet`, and holds [`Self::try_execute`] to it.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn learn_packet_limit(&mut self) -> Result<()> {
+        self.packet_limit = self
+            .first(
+                "SELECT @@SESSION.max_allowed_packet",
+                "asking for max_allowed_packet",
+            )
+            .await?;
+        Ok(())
     }
 
     /// Says goodbye; errors do not matter any more.

@@ -120,6 +120,7 @@ pub async fn init(config: &Config, force: bool) -> Result<InitReport> {
                 epoch: existing.as_ref().map_or(0, |marker| marker.epoch) + 1,
                 transactions: 0,
                 changes: 0,
+                log_birth: 0,
             };
             connection
                 .execute(marker.replace(schema), "writing the first position")

@@ -11,7 +11,7 @@ use crate::apply::applier::Applier;
 use crate::backoff::Backoff;
 use crate::config::{Config, NodeConfig};
 use crate::conflict::window::Window;
-use crate::connection::{Identity, NodeConnection};
+use crate::connection::{Identity, NodeConnection, quote_string};
 use crate::error::{Disposition, Error, Result};
 use crate::group::{Batch, Gatherer, Item, Limits};
 use crate::log_reader::{LogReader, Start, Step};
@@ -110,6 +110,7 @@ impl Link {
     async fn run(&self) -> Result<()> {
         let set_up = async {
             let mut connection = NodeConnection::open(&self.target).await?;
+            self.end_previous(&mut connection).await?;
             let marker = self.read_marker(&mut connection).await?;
             let resume = self.find_place(&marker)?;
             let mut origin_connection = NodeConnection::open(&self.origin).await?;
@@ -132,6 +133,12 @@ impl Link {
             self.caught_up(end).await?;
             let start = Start {
                 position: resume.position,
+                // Known of the marker's file only.
+                log_birth: if resume.position.file == marker.position.file {
+                    marker.log_birth
+                } else {
+                    0
+                },
                 clock: resume.clock,
                 seen: Seen {
                     position: resume.seen,
@@ -256,7 +263,7 @@ impl Link {
                 || end.offset.saturating_sub(committed.offset) > IDLE_MARKER_BYTES;
             if far && marker_moved.elapsed() > IDLE_MARKER_PAUSE {
                 applier
-                    .move_marker(end, clock, (seen.position, seen.clock))
+                    .move_marker((end, 0), clock, (seen.position, seen.clock))
                     .await?;
                 marker_moved = Instant::now();
             }
@@ -264,6 +271,8 @@ impl Link {
                 &self.origin.name,
                 &LinkRecord {
                     marker: applier.marker().position,
+                    transactions: applier.marker().transactions,
+                    gtid: applier.marker().gtid.clone(),
                     settled: end,
                     clock,
                     seen: seen.position,
@@ -314,6 +323,38 @@ impl Link {
         }
     }
 
+    /// Ends the connection that applied for this link before, of which the server may not know yet
+    /// that it is broken: it may hold row locks, or be running a statement still. A lock of the
+    /// server's tells which it is; its number alone would not, since a server that was restarted
+    /// gives the numbers out again.
+    async fn end_previous(&self, connection: &mut NodeConnection) -> Result<()> {
+        let lock = quote_string(&format!("twinlog.apply.{}", self.origin.name));
+        let context = "taking the apply lock";
+        let previous: Option<Option<u64>> = connection
+            .first(&format!("SELECT IS_USED_LOCK({lock})"), context)
+            .await?;
+        if let Some(previous) = previous.flatten() {
+            match connection
+                .execute(format!("KILL {previous}"), context)
+                .await
+            {
+                // It ended by itself meanwhile.
+                Ok(_) | Err(Error::Server { code: 1094, .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let taken: Option<Option<i64>> = connection
+            .first(&format!("SELECT GET_LOCK({lock}, 5)"), context)
+            .await?;
+        if taken.flatten() == Some(1) {
+            return Ok(());
+        }
+        Err(Error::Connection {
+            node: self.target.name.clone(),
+            message: "the connection that applied before has not ended yet".to_owned(),
+        })
+    }
+
     async fn read_marker(&self, connection: &mut NodeConnection) -> Result<Marker> {
         let marker = read_marker(connection, &self.config.engine.schema, &self.origin.name).await?;
         if marker.epoch != self.epoch {
@@ -333,6 +374,14 @@ impl Link {
         let at = marker.log_name.show(resume.position);
         match resume.agreement {
             Agreement::Same => {}
+            Agreement::SetByHand => {
+                tracing::info!(
+                    origin,
+                    target,
+                    position = at,
+                    "the position was set by hand"
+                );
+            }
             Agreement::NothingKept => {
                 tracing::info!(
                     origin,

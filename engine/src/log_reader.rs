@@ -22,6 +22,8 @@ pub struct Start {
     pub position: LogPos,
     /// The log's effective clock there.
     pub clock: u64,
+    /// When the file of `position` was begun, seconds since 1970; 0 where that is not known.
+    pub log_birth: u32,
     /// What the log's node had seen of the peer's log there.
     pub seen: Seen,
     /// DDL that an engine was about to run at the log's node, of which the log in front of
@@ -70,7 +72,14 @@ impl LogReader {
         decoder.set_table_filter(Box::new(move |database, _table| {
             database.eq_ignore_ascii_case(&own) || rules.includes(database, &own)
         }));
-        let source = Source::open(node, log_of, start.position, heartbeat, decoder).await?;
+        let source = Source::open(
+            node,
+            log_of,
+            (start.position, start.log_birth),
+            heartbeat,
+            decoder,
+        )
+        .await?;
         Ok(Self {
             source,
             assembler: Assembler::new(log_of.node.clone(), log_of.flavor),
@@ -92,6 +101,12 @@ impl LogReader {
         self.filter.intended()
     }
 
+    /// When the file that is being read was begun; see [`Source::birth`].
+    #[must_use]
+    pub fn birth(&self) -> u32 {
+        self.source.birth()
+    }
+
     /// Reads on by one event.
     ///
     /// # Errors
@@ -100,15 +115,21 @@ impl LogReader {
         let placed = self.source.next().await?;
         let rotated = matches!(placed.event, Event::Rotate { .. });
         let heartbeat = matches!(placed.event, Event::Heartbeat);
+        // Made up by the server as it goes on to the next file, without one in the log: it crashed.
+        // The next format description then drops what was open.
+        let artificial = placed.header.end_log_pos == 0;
         let end = placed.end;
         if let Some(transaction) = self.assembler.take(placed)? {
-            let origin = self.filter.judge(transaction)?;
+            let mut origin = self.filter.judge(transaction)?;
+            if let Origin::Local(local) = &mut origin {
+                local.log_birth = self.source.birth();
+            }
             return Ok(Step::Transaction(origin));
         }
         if heartbeat || !self.assembler.at_boundary() {
-            if rotated {
+            if rotated && !artificial {
                 return Err(Error::Binlog {
-                    node: self.source.log_name().file(end.file),
+                    node: self.source.node().to_owned(),
                     position: end.to_string(),
                     problem: "the log rotates within a transaction".to_owned(),
                 });

@@ -59,10 +59,12 @@ pub(crate) struct Monitor {
     /// Epoch of each origin's marker, as this engine claimed it.
     pub epochs: Vec<(String, u64)>,
     pub links_stop: CancellationToken,
+    /// The engine is at its end: the node is given back.
+    pub end: CancellationToken,
 }
 
 impl Monitor {
-    /// Runs until dropped.
+    /// Runs until the engine's end.
     pub(crate) async fn run(mut self) {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -70,7 +72,17 @@ impl Monitor {
         let mut compared: Option<Instant> = None;
         let node = self.node.name.clone();
         loop {
-            ticks.tick().await;
+            tokio::select! {
+                biased;
+                () = self.end.cancelled() => {
+                    // Said goodbye, the server gives the lock back at once.
+                    if let Some(owner) = self.owner.take() {
+                        owner.close().await;
+                    }
+                    return;
+                }
+                _ = ticks.tick() => {}
+            }
             let mut own_settings = None;
             let owned = in_time(&node, self.keep_owning()).await;
             match owned {

@@ -200,7 +200,29 @@ impl OriginFilter {
                         error_code: logged.error_code,
                     })
                 }
-                Err(rule) => return Ok(self.passed(transaction.end, Reason::LeftOut(rule))),
+                Err(rule) => {
+                    let rows = transaction.changes.iter().any(|change| {
+                        self.replication
+                            .includes(&change.table.database, &self.schema)
+                    });
+                    if !rows {
+                        return Ok(self.passed(transaction.end, Reason::LeftOut(rule)));
+                    }
+                    // The rows of a CREATE TABLE .. SELECT cannot go without their table.
+                    if matches!(logged.statement, Statement::Ddl(_)) {
+                        return Err(Error::Unsupported {
+                            node: self.log_of.node.to_string(),
+                            position: self.log_of.log_name.show(transaction.start),
+                            what: format!("the rows of a statement that is left out ({rule})"),
+                            problem: format!(
+                                "make the table with its rows at the other node by hand, then stop \
+                                 both engines and go on behind it with `twinlog positions set .. {}`",
+                                self.log_of.log_name.show(transaction.end)
+                            ),
+                        });
+                    }
+                    None
+                }
             },
         };
         let mut changes = transaction.changes;
@@ -208,7 +230,9 @@ impl OriginFilter {
             database.eq_ignore_ascii_case(&self.schema) && table == BARRIER_TABLE
         };
         changes.retain(|change| {
-            is_barrier(&change.table.database, &change.table.name)
+            // The rows themselves are made at every node when it is set up.
+            (is_barrier(&change.table.database, &change.table.name)
+                && matches!(change.change, RowChange::Update { .. }))
                 || self
                     .replication
                     .includes(&change.table.database, &self.schema)
@@ -234,6 +258,7 @@ impl OriginFilter {
             changes,
             weight: transaction.weight,
             barrier,
+            log_birth: 0,
             _sealed: Sealed::by_origin_filter(),
         })))
     }
@@ -250,7 +275,11 @@ impl OriginFilter {
             position: self.log_of.log_name.show(transaction.start),
             what: what.to_owned(),
             problem: format!(
-                "{problem}. Once both nodes agree, go on behind it with `twinlog positions set`"
+                "{problem}. Once both nodes agree, stop both engines and go on behind it with \
+                 `twinlog positions set --origin {} --target {} {}`",
+                self.log_of.node,
+                self.peer.node,
+                self.log_of.log_name.show(transaction.end)
             ),
         };
         let unreadable = transaction
@@ -335,10 +364,14 @@ impl OriginFilter {
         if transaction.server_id == self.peer.server_id {
             return true;
         }
-        match (self.peer.flavor, &transaction.gtid, self.peer.uuid) {
-            (Flavor::MySql, Some(Gtid::MySql { uuid, .. }), Some(peer)) => *uuid == peer,
-            _ => false,
-        }
+        let Some(Gtid::MySql { uuid, .. }) = &transaction.gtid else {
+            return false;
+        };
+        // A statement that the peer had from a source of its own runs here under that source's
+        // GTID. Only an engine that has said what it is about to do runs such a one.
+        let about_to_run = self.intent.is_some() && self.intent != self.settled;
+        self.peer.uuid == Some(*uuid)
+            || (about_to_run && transaction.statement.is_some() && self.log_of.uuid != Some(*uuid))
     }
 
     fn passed(&self, end: LogPos, reason: Reason) -> Origin {

@@ -25,6 +25,9 @@ use crate::schema::SchemaCatalog;
 use crate::status::{self, EngineStatus, LinkProgress, TailProgress};
 use crate::tailer::Tailer;
 
+/// How long the end waits for the node to take its lock back.
+const GOODBYE: std::time::Duration = std::time::Duration::from_secs(3);
+
 /// Starts engines.
 #[derive(Debug)]
 pub struct Engine;
@@ -125,8 +128,10 @@ impl Engine {
                 .map(|(origin, marker)| (origin.name.clone(), marker.epoch))
                 .collect(),
             links_stop: stop.clone(),
+            end: now.clone(),
         };
-        background.push(spawn(&now, watch.run()));
+        // It gives the node back before it ends, and so is not simply dropped.
+        background.push(tokio::spawn(watch.run()));
         let status = status_reader(&config, &identity, window, tail, links);
         if let Some(address) = target.listen {
             let bound = status::serve(address, Arc::clone(&status), now.clone()).await;
@@ -183,7 +188,12 @@ impl EngineHandle {
         // The tailer, the lock on the node and the status page are needed to the end.
         self.now.cancel();
         for task in std::mem::take(&mut self.background) {
-            let _ = task.await;
+            if tokio::time::timeout(GOODBYE, task).await.is_err() {
+                tracing::debug!(
+                    node = self.node,
+                    "the node did not take its lock back in time"
+                );
+            }
         }
     }
 }

@@ -11,14 +11,14 @@ use tokio_util::sync::CancellationToken;
 use crate::apply::mapping::ImageColumns;
 use crate::backoff::Backoff;
 use crate::config::{Config, NodeConfig};
-use crate::conflict::key::{KeyHash, TableHash, row_keys};
+use crate::conflict::claim::{ClaimKind, RowWrite};
+use crate::conflict::key::{KeyHash, TableHash, image_keys};
 use crate::conflict::window::Window;
 use crate::connection::Identity;
 use crate::error::{Disposition, Error, Result};
 use crate::log_reader::{LogReader, Start, Step};
 use crate::origin::{Origin, Passed, Reason};
 use crate::position::LogPos;
-use crate::row::RowChange;
 use crate::schema::SchemaCatalog;
 use crate::status::{State, TailProgress};
 use crate::transaction::{Local, Seen};
@@ -98,26 +98,27 @@ impl Tailer {
                     self.record(&local).await?;
                     place.clock = local.effective;
                     place.seen = local.seen;
-                    self.reached(place, local.end);
+                    self.reached(place, local.end, reader.birth());
                 }
                 Step::Transaction(Origin::Passed(passed)) => {
                     self.passed(&passed);
                     place.clock = passed.clock;
                     place.seen = passed.seen;
                     place.intended = reader.intended().cloned();
-                    self.reached(place, passed.end);
+                    self.reached(place, passed.end, reader.birth());
                 }
-                Step::Boundary(position) | Step::Rotated(position) => {
-                    self.reached(place, position);
-                }
+                Step::Boundary(position) => self.reached(place, position, reader.birth()),
+                // The file's description, which says when it was begun, comes next.
+                Step::Rotated(position) => self.reached(place, position, 0),
                 Step::Within => {}
             }
         }
     }
 
     /// Only now may the apply trust the window up to here.
-    fn reached(&self, place: &mut Start, position: LogPos) {
+    fn reached(&self, place: &mut Start, position: LogPos, log_birth: u32) {
         place.position = position;
+        place.log_birth = log_birth;
         self.window.advance(position);
     }
 
@@ -136,15 +137,16 @@ impl Tailer {
     async fn record(&self, local: &Local) -> Result<()> {
         self.progress.local();
         if let Some(definition) = &local.definition {
+            // The window first: whoever sees the new schema must find out that it is new.
+            self.window.record_definition(
+                local.end,
+                local.effective,
+                &definition.tables(),
+                definition.removes_rows(),
+            );
             self.catalog.forget();
-            let tables = definition
-                .ddl
-                .tables
-                .iter()
-                .map(|table| TableHash::new(&table.database, &table.name));
-            self.window.record_definition(local.end, tables);
         }
-        let mut keys: Vec<KeyHash> = Vec::with_capacity(local.changes.len() * 2);
+        let mut claims: Vec<(KeyHash, ClaimKind)> = Vec::with_capacity(local.changes.len() * 2);
         let mut tables: Vec<TableHash> = Vec::new();
         let mut columns: Option<ImageColumns> = None;
         for change in &local.changes {
@@ -152,9 +154,12 @@ impl Tailer {
                 .as_ref()
                 .is_some_and(|known| Arc::ptr_eq(known.source(), &change.table))
             {
-                let hash = TableHash::new(&change.table.database, &change.table.name);
-                if !tables.contains(&hash) {
-                    tables.push(hash);
+                // The database as a whole, too: for a DROP DATABASE.
+                for name in [&*change.table.name, ""] {
+                    let hash = TableHash::new(&change.table.database, name);
+                    if !tables.contains(&hash) {
+                        tables.push(hash);
+                    }
                 }
                 // A table that is gone by now: its rows cannot meet anything but its own DROP.
                 columns = self
@@ -164,22 +169,15 @@ impl Tailer {
                     .map(|schema| ImageColumns::new(Arc::clone(&change.table), schema));
             }
             let Some(columns) = &columns else { continue };
-            let (first, second) = match &change.change {
-                RowChange::Insert { after } => (after, None),
-                RowChange::Delete { before } => (before, None),
-                RowChange::Update { before, after } => (before, Some(after)),
-            };
-            for row in std::iter::once(first).chain(second) {
-                row_keys(
-                    columns.target(),
-                    |column| columns.value(row, column),
-                    |key| keys.push(key),
-                );
+            let writes = RowWrite::of(&change.change, |row| {
+                image_keys(columns.target(), |column| columns.value(row, column))
+            });
+            for write in writes {
+                claims.extend(write.claims());
             }
         }
-        keys.sort_unstable();
-        keys.dedup();
-        self.window.record(local.end, keys, tables);
+        self.window
+            .record(local.end, local.effective, claims, tables);
         Ok(())
     }
 }
@@ -189,6 +187,7 @@ impl Start {
     pub(crate) fn at(position: LogPos, clock: u64) -> Self {
         Self {
             position,
+            log_birth: 0,
             clock,
             seen: Seen::default(),
             intended: None,

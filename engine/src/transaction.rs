@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::decode::ddl::{Ddl, Statement};
+use crate::decode::ddl::{Ddl, DdlKind, Statement};
 use crate::decode::event::SessionContext;
 use crate::gtid::Gtid;
 use crate::position::LogPos;
@@ -103,6 +103,8 @@ pub struct Local {
     pub weight: usize,
     /// Whether it only touches the engine's own barrier table.
     pub barrier: bool,
+    /// When its log file was begun; see [`crate::source::Source::birth`].
+    pub log_birth: u32,
     /// Nobody reads it: it is there so that nobody else can make one.
     pub(crate) _sealed: Sealed,
 }
@@ -125,6 +127,63 @@ pub struct Seen {
     pub position: LogPos,
     /// The other node's effective clock there.
     pub clock: u64,
+}
+
+impl Definition {
+    /// The tables that it makes, changes or removes, as (database, table); with an empty table name
+    /// where it is about a whole database.
+    #[must_use]
+    pub fn tables(&self) -> Vec<(&str, &str)> {
+        if matches!(self.ddl.kind, DdlKind::DropDatabase) {
+            let databases = self.ddl.databases.iter();
+            return databases.map(|database| (database.as_str(), "")).collect();
+        }
+        let tables = self.ddl.tables.iter();
+        tables
+            .map(|table| (table.database.as_str(), table.name.as_str()))
+            .collect()
+    }
+
+    /// Whether it removes rows or gives them to another table, so that it must not meet rows which
+    /// its origin had not seen.
+    #[must_use]
+    pub fn removes_rows(&self) -> bool {
+        let words = || {
+            String::from_utf8_lossy(&self.statement.sql)
+                .to_ascii_uppercase()
+                .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+                .filter(|word| !word.is_empty())
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        match self.ddl.kind {
+            DdlKind::DropDatabase
+            | DdlKind::DropTable
+            | DdlKind::TruncateTable
+            | DdlKind::RenameTable => true,
+            // RENAME TO names two tables; partitions take their rows along.
+            DdlKind::AlterTable => {
+                self.ddl.tables.len() > 1
+                    || words().windows(2).any(|pair| {
+                        pair[1] == "PARTITION"
+                            && matches!(
+                                pair[0].as_str(),
+                                "DROP" | "TRUNCATE" | "EXCHANGE" | "CONVERT"
+                            )
+                    })
+            }
+            DdlKind::CreateTable => words()
+                .windows(2)
+                .any(|pair| pair[0] == "OR" && pair[1] == "REPLACE"),
+            DdlKind::CreateDatabase
+            | DdlKind::AlterDatabase
+            | DdlKind::CreateIndex
+            | DdlKind::DropIndex
+            | DdlKind::CreateView
+            | DdlKind::AlterView
+            | DdlKind::DropView => false,
+        }
+    }
 }
 
 /// A DDL statement that is replicated.

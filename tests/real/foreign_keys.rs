@@ -1,7 +1,9 @@
 //! Foreign keys: what cascades at one node is the same at the other, whichever of the two servers
 //! logs it, and no child is left without its parent.
 
+use mysql_async::prelude::Queryable;
 use twinlog_cli::sandbox::ServerKind;
+use twinlog_harness::pair::PATIENCE;
 use twinlog_harness::{Pair, PairOptions};
 
 /// Both kinds of server, one after the other.
@@ -21,6 +23,7 @@ on_both!(
     checks_that_were_off_stay_off,
     parent_removed_under_a_new_child,
     child_written_under_a_removed_parent,
+    local_writers_are_waited_for,
 );
 
 const SCHEMA: &str = "CREATE DATABASE d; USE d; \
@@ -177,5 +180,56 @@ async fn child_written_under_a_removed_parent(kind: ServerKind) {
     ] {
         let pair = concurrently(kind, child, "DELETE FROM d.p WHERE id = 2").await;
         refused(&pair).await;
+    }
+}
+
+/// A local transaction that is not committed yet when the other node's rows come.
+async fn local_writers_are_waited_for(kind: ServerKind) {
+    for (at_b, at_a) in [
+        (
+            "INSERT INTO d.w VALUES (5, 'two')",
+            "DELETE FROM d.p WHERE id = 2",
+        ),
+        (
+            "DELETE FROM d.p WHERE id = 2",
+            "INSERT INTO d.w VALUES (5, 'two')",
+        ),
+    ] {
+        for commits in [false, true] {
+            let pair = Pair::start(
+                &PairOptions {
+                    extra_args: vec!["--innodb-lock-wait-timeout=1".to_owned()],
+                    ..PairOptions::new(kind)
+                },
+                &format!("{SCHEMA}; INSERT INTO p VALUES (1, 'one', 0), (2, 'two', 0)"),
+            )
+            .await;
+            pair.wait().await;
+            let mut client = pair.servers[1].connect().await.unwrap();
+            // Without the locks on gaps that would keep our rows waiting before we ask.
+            let isolation = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED";
+            client.query_drop(isolation).await.unwrap();
+            client.query_drop("START TRANSACTION").await.unwrap();
+            client.query_drop(at_b).await.unwrap();
+            pair.run(0, "INSERT INTO d.p VALUES (8, 'eight', 0)").await;
+            pair.run(0, at_a).await;
+            let deadline = std::time::Instant::now() + PATIENCE;
+            while pair.link_to(1).retries == 0 {
+                let link = pair.link_to(1);
+                assert!(
+                    std::time::Instant::now() < deadline,
+                    "did not wait: {link:#?}"
+                );
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+            if commits {
+                client.query_drop("COMMIT").await.unwrap();
+                refused(&pair).await;
+            } else {
+                client.query_drop("ROLLBACK").await.unwrap();
+                pair.wait().await;
+                pair.assert_equal().await;
+            }
+        }
     }
 }

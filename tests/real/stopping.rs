@@ -39,6 +39,10 @@ on_both!(
     statement_format,
     not_set_up,
     row_larger_than_a_packet,
+    concurrent_writes_of_an_unsigned_key,
+    rows_meet_ddl,
+    reset_log_that_grew,
+    log_reset_under_the_engine,
 );
 
 async fn concurrently(kind: ServerKind, on_a: &str, on_b: &str) -> Pair {
@@ -339,4 +343,116 @@ async fn row_larger_than_a_packet(kind: ServerKind) {
         .await;
     let message = pair.halted(1).await;
     assert!(message.contains("max_allowed_packet"), "{message}");
+}
+
+/// A log without metadata does not say that a key is unsigned.
+async fn concurrent_writes_of_an_unsigned_key(kind: ServerKind) {
+    let mut options = PairOptions::new(kind);
+    options.extra_args = vec![match kind {
+        ServerKind::MariaDb => "--binlog-row-metadata=NO_LOG".to_owned(),
+        ServerKind::MySql => "--binlog-row-metadata=MINIMAL".to_owned(),
+    }];
+    let mut pair = Pair::start(
+        &options,
+        "CREATE DATABASE d; CREATE TABLE d.u (id TINYINT UNSIGNED PRIMARY KEY, v INT); INSERT INTO d.u VALUES (200, 0)",
+    )
+    .await;
+    pair.stop_engine(0).await;
+    pair.stop_engine(1).await;
+    pair.run(0, "UPDATE d.u SET v = 1").await;
+    pair.run(1, "UPDATE d.u SET v = 2").await;
+    pair.start_engine(0).await;
+    pair.start_engine(1).await;
+    for node in [0, 1] {
+        assert!(pair.halted(node).await.contains("same key"));
+    }
+}
+
+/// DDL that removes or moves rows must not do that to rows which its origin had not seen; nor may
+/// rows come in behind it as if nothing were.
+async fn rows_meet_ddl(kind: ServerKind) {
+    let mut statements = vec![
+        "TRUNCATE TABLE d.p",
+        "DROP TABLE d.p",
+        "ALTER TABLE d.p TRUNCATE PARTITION p0",
+        "ALTER TABLE d.p DROP PARTITION p0",
+        "RENAME TABLE d.p TO d.x, d.q TO d.p",
+        "ALTER TABLE d.p RENAME TO d.x",
+        "DROP DATABASE d",
+    ];
+    if kind == ServerKind::MariaDb {
+        statements.push("CREATE OR REPLACE TABLE d.p (id INT PRIMARY KEY)");
+    }
+    let mut pair = Pair::start(&PairOptions::new(kind), "SELECT 1").await;
+    for statement in statements {
+        pair.stop_engine(0).await;
+        pair.stop_engine(1).await;
+        pair.both(
+            "SET sql_log_bin = 0; DROP DATABASE IF EXISTS d; CREATE DATABASE d; CREATE TABLE d.p (id INT PRIMARY KEY) \
+             PARTITION BY RANGE (id) (PARTITION p0 VALUES LESS THAN (100), PARTITION p1 VALUES LESS \
+             THAN MAXVALUE); CREATE TABLE d.q LIKE d.p",
+        )
+        .await;
+        twinlog_engine::init::init(&pair.config, true)
+            .await
+            .unwrap();
+        pair.run(0, statement).await;
+        pair.run(1, "INSERT INTO d.p VALUES (5)").await;
+        pair.start_engine(0).await;
+        pair.start_engine(1).await;
+        for node in [0, 1] {
+            let message = pair.halted(node).await;
+            assert!(
+                message.contains("concurrent") || message.contains("no such table"),
+                "{statement}: {message}"
+            );
+        }
+        let kept: Vec<i32> = pair.query(1, "SELECT id FROM d.p").await;
+        assert_eq!(kept, [5], "{statement}");
+    }
+}
+
+/// The log was reset, and has grown past the old position since.
+async fn reset_log_that_grew(kind: ServerKind) {
+    let mut pair = Pair::start(&PairOptions::new(kind), SCHEMA).await;
+    pair.run(0, "INSERT INTO d.t VALUES (5, 5, 5)").await;
+    pair.wait().await;
+    pair.stop_engine(0).await;
+    pair.stop_engine(1).await;
+    // A file is known by the second in which it was begun.
+    let born: Vec<i64> = pair.query(0, "SELECT UNIX_TIMESTAMP()").await;
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while pair.query::<i64>(0, "SELECT UNIX_TIMESTAMP()").await == born {
+        assert!(std::time::Instant::now() < deadline);
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let reset = match kind {
+        ServerKind::MariaDb => "RESET MASTER",
+        ServerKind::MySql => "RESET BINARY LOGS AND GTIDS",
+    };
+    pair.run(0, reset).await;
+    for id in 100..160 {
+        pair.run(0, &format!("INSERT INTO d.t VALUES ({id}, 0, {id})"))
+            .await;
+    }
+    pair.start_engine(1).await;
+    let message = pair.halted(1).await;
+    assert!(message.contains("reset"), "{message}");
+}
+
+/// The node's own log goes backwards under the running engine: what it said of local writes is void.
+async fn log_reset_under_the_engine(kind: ServerKind) {
+    let pair = Pair::start(&PairOptions::new(kind), SCHEMA).await;
+    pair.run(0, "INSERT INTO d.t VALUES (5, 5, 5)").await;
+    pair.wait().await;
+    let reset = match kind {
+        ServerKind::MariaDb => "RESET MASTER",
+        ServerKind::MySql => "RESET BINARY LOGS AND GTIDS",
+    };
+    pair.run(0, reset).await;
+    pair.run(0, "UPDATE d.t SET v = 100 WHERE id = 1").await;
+    pair.run(1, "UPDATE d.t SET v = 200 WHERE id = 1").await;
+    pair.halted(0).await;
+    let v: Vec<i32> = pair.query(0, "SELECT v FROM d.t WHERE id = 1").await;
+    assert_eq!(v, [100], "not overwritten");
 }

@@ -16,11 +16,12 @@ use super::mapping::Mapping;
 use super::session;
 use crate::config::Config;
 use crate::conflict::detect::{Claim, Meeting, first_meeting};
-use crate::conflict::key::{TableHash, row_keys};
+use crate::conflict::key::{KeyHash, TableHash, row_keys};
 use crate::conflict::window::Window;
 use crate::connection::{Identity, NodeConnection};
 use crate::error::{Error, Result};
 use crate::group::{Batch, coalesced, one_by_one};
+use crate::link::read_marker;
 use crate::position::LogPos;
 use crate::position::marker::Marker;
 use crate::row::{RowChange, SourceTable};
@@ -31,6 +32,9 @@ use crate::transaction::{ForeignKeyMode, Local};
 /// How long the commit waits, holding row locks, for the tailer to read up to the log's end. It
 /// takes a millisecond while the tailer runs; longer means that it lost its connection.
 const TAILER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Mappings that are remembered. Each new table map of the log makes one, also of a known table.
+const KNOWN_MAPPINGS: usize = 4096;
 
 /// Writes what one origin sent to one target.
 pub struct Applier {
@@ -87,6 +91,7 @@ impl Applier {
         progress: Arc<LinkProgress>,
         marker: Marker,
     ) -> Result<Self> {
+        connection.learn_packet_limit().await?;
         for statement in session::apply_session(target.flavor, origin.server_id) {
             connection
                 .execute(&statement, "setting up the apply session")
@@ -127,7 +132,20 @@ impl Applier {
             self.apply_definition(only).await?;
             return Ok(());
         }
-        self.apply_rows(&mut batch.transactions).await
+        match self.apply_rows(&mut batch.transactions).await {
+            // DDL of a local client may be so new that the tailer has not read it: then the rows
+            // are from before it, and fit as such.
+            Err(Error::Schema { .. }) => {
+                self.tailer_at_end().await?;
+                self.forget_schemas();
+                let committed = self.marker.position;
+                batch
+                    .transactions
+                    .retain(|transaction| transaction.end > committed);
+                self.apply_rows(&mut batch.transactions).await
+            }
+            other => other,
+        }
     }
 
     /// Applies row transactions: all in one commit if it goes, the harmless ones in front of a
@@ -251,36 +269,82 @@ impl Applier {
 
     /// Closes the race with local writers; see the module's first lines.
     async fn guard(&mut self, claims: &[Claim]) -> Result<Option<Meeting>> {
-        let (_, end) = self.connection.log_end(self.target.flavor).await?;
-        let waited = tokio::time::timeout(TAILER_PATIENCE, self.window.read_up_to(end)).await;
-        match waited {
-            Ok(read) => read?,
-            Err(_) => {
-                return Err(Error::Connection {
+        self.tailer_at_end().await?;
+        Ok(first_meeting(claims, &self.window))
+    }
+
+    /// Waits until the tailer has read up to the end that the target's log has now.
+    pub(super) async fn tailer_at_end(&mut self) -> Result<()> {
+        let mut looks = 0;
+        loop {
+            let read = self.window.read_position();
+            let (_, end) = self.connection.log_end(self.target.flavor).await?;
+            if end >= read {
+                let waited =
+                    tokio::time::timeout(TAILER_PATIENCE, self.window.read_up_to(end)).await;
+                return waited.unwrap_or_else(|_| {
+                    Err(Error::Connection {
+                        node: self.target.node.to_string(),
+                        message: format!(
+                            "the tailer of this node's own binlog did not reach {} within {} s",
+                            self.target.log_name.show(end),
+                            TAILER_PATIENCE.as_secs()
+                        ),
+                    })
+                });
+            }
+            // For a moment a server that rotates may name the file that it leaves; a log that stays
+            // behind what was read of it is another one.
+            looks += 1;
+            if looks > 20 {
+                return Err(Error::LogLost {
                     node: self.target.node.to_string(),
-                    message: format!(
-                        "the tailer of this node's own binlog did not reach {} within {} s",
+                    problem: format!(
+                        "its own log ends at {}, and was read up to {}: it was reset or restored \
+                         under the running engine. Compare the nodes, make them alike, then run \
+                         `twinlog init --force`",
                         self.target.log_name.show(end),
-                        TAILER_PATIENCE.as_secs()
+                        self.target.log_name.show(read)
                     ),
                 });
             }
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        Ok(first_meeting(claims, &self.window))
+    }
+
+    /// The next step of a person who has made a transaction's effect good by hand.
+    pub(super) fn go_on_behind(&self, transaction: &Local) -> String {
+        format!(
+            "stop both engines and go on behind it with `twinlog positions set --origin {} --target \
+             {} {}`",
+            self.origin.node,
+            self.target.node,
+            self.origin.log_name.show(transaction.end)
+        )
     }
 
     /// Writes the marker within the open transaction.
     pub(super) async fn write_marker(&mut self, marker: &Marker) -> Result<()> {
-        let sql = marker.update(&self.config.engine.schema);
+        let schema = &self.config.engine.schema;
+        let sql = marker.update(schema, &self.marker);
         let found = self.connection.execute(sql, "moving the marker").await?;
-        if found != 1 {
+        if found == 1 {
+            return Ok(());
+        }
+        let now = read_marker(&mut self.connection, schema, &self.origin.node).await?;
+        if now.epoch != self.marker.epoch {
             return Err(Error::Fenced(format!(
-                "the marker row of origin {} at node {} is of another epoch: another engine has \
-                 taken this node over. Stop one of the two",
-                self.origin.node, self.target.node
+                "the marker row of origin {} at node {} is of epoch {}, after our {}: another \
+                 engine has taken this node over. Stop one of the two",
+                self.origin.node, self.target.node, now.epoch, self.marker.epoch
             )));
         }
-        Ok(())
+        // A commit of ours whose answer was lost came through behind our back: begin anew from
+        // where it left the marker.
+        Err(Error::Connection {
+            node: self.target.node.to_string(),
+            message: "the marker moved since it was read".to_owned(),
+        })
     }
 
     fn marker_behind(&self, transactions: &[Local], last: &Local) -> Marker {
@@ -294,6 +358,7 @@ impl Applier {
         }
         Marker {
             position: last.end,
+            log_birth: last.log_birth,
             gtid: last
                 .gtid
                 .as_ref()
@@ -316,12 +381,13 @@ impl Applier {
     /// As [`Self::apply`].
     pub async fn move_marker(
         &mut self,
-        position: LogPos,
+        (position, log_birth): (LogPos, u32),
         clock: u64,
         seen: (LogPos, u64),
     ) -> Result<()> {
         let marker = Marker {
             position,
+            log_birth,
             clock,
             seen: seen.0,
             seen_clock: seen.1,
@@ -346,7 +412,7 @@ impl Applier {
     /// The mapping of each change of a transaction, its numbers read as the target's schema says.
     async fn map(&mut self, transaction: &mut Local) -> Result<Vec<Arc<Mapping>>> {
         let generation = self.catalog.generation();
-        if generation != self.generation {
+        if generation != self.generation || self.mappings.len() > KNOWN_MAPPINGS {
             self.mappings.clear();
             self.generation = generation;
         }
@@ -463,24 +529,22 @@ impl Applier {
             "table {table}: the transaction of node {origin} at {origin_position} and the one of \
              node {target} that ends at {local} wrote the same key without having seen each other. \
              This version does not settle conflicts yet: compare the row on both nodes, make both \
-             alike, then go on behind it with `twinlog positions set --origin {origin} --target \
-             {target} --position {behind}`",
+             alike, then {next}",
             origin = self.origin.node,
             target = self.target.node,
             origin_position = self.origin.log_name.show(transaction.start),
             local = self.target.log_name.show(meeting.local),
-            behind = self.origin.log_name.show(transaction.end),
+            next = self.go_on_behind(transaction),
         ))
     }
 
     fn unfit(&self, transaction: &Local, failure: Failure) -> Error {
         let position = self.origin.log_name.show(transaction.start);
         let next = format!(
-            "Compare the row on both nodes and repair node {target}; to leave the transaction out \
-             instead, `twinlog positions set --origin {origin} --target {target} --position {behind}`",
-            origin = self.origin.node,
-            target = self.target.node,
-            behind = self.origin.log_name.show(transaction.end),
+            "Compare the row on both nodes and repair node {}; to leave the transaction out instead, \
+             {}",
+            self.target.node,
+            self.go_on_behind(transaction)
         );
         match failure {
             Failure::Error(error) => self.at(error, transaction),
@@ -529,7 +593,21 @@ impl Applier {
 fn claims(transactions: &[Local], mappings: &[Vec<Arc<Mapping>>]) -> Vec<Claim> {
     let mut claims = Vec::new();
     for (number, (transaction, mappings)) in transactions.iter().zip(mappings).enumerate() {
+        let mut previous: Option<&Arc<Mapping>> = None;
         for (index, (change, mapping)) in transaction.changes.iter().zip(mappings).enumerate() {
+            if !previous.is_some_and(|previous| Arc::ptr_eq(previous, mapping)) {
+                // DDL that removed rows here, unseen by the origin, meets every row of the table.
+                let target = &mapping.target;
+                for table in [target.name.as_str(), ""] {
+                    claims.push(Claim {
+                        transaction: number,
+                        change: index,
+                        key: KeyHash::whole_table(&target.database, table),
+                        seen: transaction.seen.position,
+                    });
+                }
+                previous = Some(mapping);
+            }
             let (first, second) = match &change.change {
                 RowChange::Insert { after } => (after, None),
                 RowChange::Delete { before } => (before, None),

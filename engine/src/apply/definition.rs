@@ -9,10 +9,12 @@
 use super::applier::Applier;
 use super::session;
 use crate::conflict::key::TableHash;
-use crate::decode::ddl::{self, DdlKind};
+use crate::conflict::window::Window;
+use crate::decode::ddl;
 use crate::decode::event::Flavor;
 use crate::error::{Error, Result};
 use crate::gtid::Gtid;
+use crate::position::LogPos;
 use crate::position::marker::{Intended, Marker};
 use crate::transaction::{Definition, Local};
 
@@ -22,10 +24,22 @@ impl Applier {
         let Some(definition) = transaction.definition.clone() else {
             return Err(Error::Internal("no definition to apply".to_owned()));
         };
-        self.refuse_concurrent(transaction, &definition).await?;
         // Noted before: it may have been run, or some of it.
         let rerun = self.marker.intent == Some(transaction.end);
+        let removes_rows = definition.removes_rows();
+        if removes_rows || rerun {
+            self.tailer_at_end().await?;
+        }
         let done = rerun && self.window.definition_was_applied(transaction.end);
+        if removes_rows && !done {
+            let seen = transaction.seen.position;
+            self.refuse_meeting(transaction, &definition, |window, table| {
+                window.concurrent_table_write(table, seen)
+            })?;
+        }
+        if !rerun {
+            self.refuse_used_gtid(transaction).await?;
+        }
         if !done {
             let statement = &definition.statement;
             let intended = (self.target.flavor == Flavor::MariaDb).then(|| Intended {
@@ -44,41 +58,83 @@ impl Applier {
             self.run(transaction, &definition, rerun).await?;
         }
         self.forget_schemas();
+        if removes_rows {
+            // A client may have written between the look and the statement, which takes no lock
+            // that we could hold before: then it is too late to keep the rows, not to say so.
+            self.tailer_at_end().await?;
+            let (end, seen) = (transaction.end, transaction.seen.position);
+            self.refuse_meeting(transaction, &definition, |window, table| {
+                window.table_write_before_definition(end, table, seen)
+            })?;
+        }
         self.progress.definition();
         self.apply_rows(std::slice::from_mut(transaction)).await
     }
 
-    /// A statement that drops rows must not drop rows which the origin had not seen.
-    async fn refuse_concurrent(&mut self, local: &Local, definition: &Definition) -> Result<()> {
-        if !matches!(
-            definition.ddl.kind,
-            DdlKind::TruncateTable | DdlKind::DropTable
-        ) {
-            return Ok(());
-        }
-        let (_, end) = self.connection.log_end(self.target.flavor).await?;
-        self.window.read_up_to(end).await?;
-        for table in &definition.ddl.tables {
-            let hash = TableHash::new(&table.database, &table.name);
-            if let Some(position) = self
-                .window
-                .concurrent_table_write(hash, local.seen.position)
-            {
-                return Err(Error::Conflict(format!(
-                    "{:?} of {}.{} at node {} ({}) meets rows that node {} wrote concurrently (up \
-                     to {}). Decide which shall stay, make both nodes alike, then go on behind it \
-                     with `twinlog positions set`",
-                    definition.ddl.kind,
-                    table.database,
-                    table.name,
-                    self.origin.node,
-                    self.origin.log_name.show(local.start),
-                    self.target.node,
-                    self.target.log_name.show(position),
-                )));
-            }
+    /// A statement that removes rows must not remove rows which the origin had not seen.
+    fn refuse_meeting(
+        &self,
+        local: &Local,
+        definition: &Definition,
+        written: impl Fn(&Window, TableHash) -> Option<LogPos>,
+    ) -> Result<()> {
+        for (database, table) in definition.tables() {
+            let Some(position) = written(&self.window, TableHash::new(database, table)) else {
+                continue;
+            };
+            let name = if table.is_empty() {
+                database.to_owned()
+            } else {
+                format!("{database}.{table}")
+            };
+            return Err(Error::Conflict(format!(
+                "{:?} of {name} from node {} ({}) meets rows that node {} wrote concurrently (up to \
+                 {}). Decide which shall stay, make both nodes alike, then {}",
+                definition.ddl.kind,
+                self.origin.node,
+                self.origin.log_name.show(local.start),
+                self.target.node,
+                self.target.log_name.show(position),
+                self.go_on_behind(local),
+            )));
         }
         Ok(())
+    }
+
+    /// The server passes over a statement whose GTID it has, without a word. That is right only if
+    /// we ran it before.
+    async fn refuse_used_gtid(&mut self, transaction: &Local) -> Result<()> {
+        let Some(gtid @ Gtid::MySql { .. }) = &transaction.gtid else {
+            return Ok(());
+        };
+        let used: Option<i64> = self
+            .connection
+            .first(
+                &format!("SELECT GTID_SUBSET('{gtid}', @@GLOBAL.gtid_executed)"),
+                "asking whether a GTID was used",
+            )
+            .await?;
+        // Without autocommit the SELECT has opened a transaction.
+        self.connection
+            .execute("ROLLBACK", "asking whether a GTID was used")
+            .await?;
+        if used != Some(1) {
+            return Ok(());
+        }
+        Err(Error::LogLost {
+            node: self.origin.node.to_string(),
+            problem: format!(
+                "the DDL at {} has the GTID {gtid}, which node {} has already: the GTIDs of node {} \
+                 began anew (RESET BINARY LOGS AND GTIDS, a restored backup), or somebody ran the \
+                 statement there under it. If it was run, {}. Else run it at node {} by hand \
+                 first",
+                self.origin.log_name.show(transaction.start),
+                self.target.node,
+                self.origin.node,
+                self.go_on_behind(transaction),
+                self.target.node,
+            ),
+        })
     }
 
     async fn run(
@@ -184,12 +240,10 @@ impl Applier {
                 context,
                 code,
                 message: format!(
-                    "{message}. Make the table at node {target} as it is at node {origin}, then go on \
-                     behind the statement with `twinlog positions set --origin {origin} --target \
-                     {target} --position {behind}`",
-                    origin = self.origin.node,
-                    target = self.target.node,
-                    behind = self.origin.log_name.show(transaction.end),
+                    "{message}. Make the table at node {} as it is at node {}, then {}",
+                    self.target.node,
+                    self.origin.node,
+                    self.go_on_behind(transaction),
                 ),
             },
             other => other,

@@ -204,7 +204,23 @@ fn classify(node: &str, mapping: &Mapping, action: &str, error: mysql_async::Err
             message: without_values(server.code, &server.message),
         };
     }
-    Failure::Error(Error::from_driver(node, context, error))
+    match error {
+        // These quote values, or the statement that we made of them.
+        mysql_async::Error::Server(mut server)
+            if matches!(server.code, 1064 | 1292 | 1367 | 1411 | 3140..=3158) =>
+        {
+            server.message =
+                "the statement that twinlog made of the row was refused; please report \
+                              it with the table's definition"
+                    .to_owned();
+            Failure::Error(Error::from_driver(
+                node,
+                context,
+                mysql_async::Error::Server(server),
+            ))
+        }
+        error => Failure::Error(Error::from_driver(node, context, error)),
+    }
 }
 
 /// Errors that a row meets because of other rows or of the table's form.
@@ -240,6 +256,8 @@ fn without_values(code: u16, message: &str) -> String {
                 .trim_matches([' ', ':']);
             format!("value does not fit column {column}")
         }
+        1526 | 1748 => "no partition takes the row".to_owned(),
+        1761 | 1762 => "a foreign key of another table collides".to_owned(),
         _ => message.to_owned(),
     }
 }

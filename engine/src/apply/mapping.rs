@@ -73,7 +73,7 @@ pub struct Mapping {
     /// Index in the image of the AUTO_INCREMENT column.
     pub auto_increment: Option<usize>,
     /// Image columns whose numbers must be read again as unsigned.
-    reread: Vec<usize>,
+    reread: Vec<(usize, usize)>,
     /// How foreign keys are minded as the rows are written; all of a mapping's rows are alike in it.
     pub foreign_keys: ForeignKeyMode,
 }
@@ -154,7 +154,7 @@ impl Mapping {
                 )));
             }
             if source_column.unsigned.is_none() && column.unsigned {
-                reread.push(index);
+                reread.push((index, target_index));
             }
             if !column.generated {
                 written.push((index, target_index));
@@ -232,18 +232,12 @@ impl Mapping {
             RowChange::Update { before, after } => (Some(before), Some(after)),
         };
         for row in [first, second].into_iter().flatten() {
-            for index in &self.reread {
+            for (index, target) in &self.reread {
+                let column = &self.target.columns[*target];
                 if let Some(value) = row.get_mut(*index)
                     && let Value::Int(number) = *value
                 {
-                    let bits = number.cast_unsigned();
-                    *value = Value::UInt(match self.source.columns[*index].kind {
-                        ColumnKind::Tiny => bits & 0xFF,
-                        ColumnKind::Short => bits & 0xFFFF,
-                        ColumnKind::Int24 => bits & 0xFF_FFFF,
-                        ColumnKind::Long => bits & 0xFFFF_FFFF,
-                        _ => bits,
-                    });
+                    *value = Value::UInt(column.as_unsigned(number));
                 }
             }
         }

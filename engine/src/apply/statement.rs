@@ -55,19 +55,19 @@ impl<'m> StatementWriter<'m> {
     }
 
     /// Tail that makes the INSERT an upsert on the row key: right only where no other unique key
-    /// can collide ([`Mapping::is_simple`]).
+    /// can collide ([`Mapping::is_simple`]). Key columns are assigned too, lest `ON UPDATE
+    /// CURRENT_TIMESTAMP` of one of them does.
     #[must_use]
     pub fn upsert_tail(&self) -> Vec<u8> {
         // MySQL warns on VALUES() for every statement; MariaDB does not know the row alias.
         let (alias, open, close) = match self.flavor {
-            Flavor::MySql => (" AS new", "new.", ""),
+            Flavor::MySql => (" AS `twinlog new row`", "`twinlog new row`.", ""),
             Flavor::MariaDb => ("", "VALUES(", ")"),
         };
         let assignments: Vec<String> = self
             .mapping
             .written
             .iter()
-            .filter(|(_, target)| !self.mapping.target.row_key.contains(target))
             .map(|(_, target)| {
                 let name = quote_identifier(&self.mapping.target.columns[*target].name);
                 format!("{name}={open}{name}{close}")

@@ -32,6 +32,8 @@ pub struct Claim {
 ///
 /// Exact by log order (design section 3): a local write `b` of a key is concurrent with a foreign
 /// write `a` exactly when `b` lies behind what the origin had applied of this log before `a`.
+/// The keys that a foreign write only leaves have to be among `claims` too: a local claim of one
+/// may have taken away the row that it changes.
 #[must_use]
 pub fn first_meeting(claims: &[Claim], window: &Window) -> Option<Meeting> {
     if window.is_empty() {
@@ -43,7 +45,7 @@ pub fn first_meeting(claims: &[Claim], window: &Window) -> Option<Meeting> {
             .map(|local| Meeting {
                 transaction: claim.transaction,
                 change: claim.change,
-                local,
+                local: local.position,
             })
     })
 }

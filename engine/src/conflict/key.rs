@@ -4,6 +4,7 @@ use std::hash::{Hash, Hasher};
 
 use xxhash_rust::xxh3::Xxh3;
 
+use super::claim::ImageKeys;
 use crate::row::Value;
 use crate::schema::TableSchema;
 
@@ -28,10 +29,22 @@ impl TableHash {
     }
 }
 
-/// Index number of the row key in a [`KeyHash`]; unique keys count from 1.
-const ROW_KEY: u16 = 0;
+impl KeyHash {
+    /// Stands for all rows of a table at once, or of a database (with an empty table name): claimed
+    /// by every row change, and by DDL that removes or moves rows.
+    #[must_use]
+    pub fn whole_table(database: &str, table: &str) -> Self {
+        let mut hasher = Xxh3::new();
+        hasher.update(&TableHash::new(database, table).0.to_le_bytes());
+        hasher.update(b"\0every row");
+        Self(hasher.digest128())
+    }
+}
 
 /// The keys that a row claims: its row key first, then every unique key without a NULL in it.
+///
+/// A key is known by the names of its columns, so that it is the same key before and after DDL that
+/// makes another one the primary key or adds one in front of it.
 ///
 /// `value` gives the row's value of a column of the schema, or `None` where the image has none (a
 /// column that only this node has); a key with such a column is left out.
@@ -41,14 +54,27 @@ pub fn row_keys<'v>(
     mut claim: impl FnMut(KeyHash),
 ) {
     let table = TableHash::new(&schema.database, &schema.name);
-    if let Some(key) = hash_key(table, ROW_KEY, &schema.row_key, &value) {
-        claim(key);
-    }
-    for (number, unique) in schema.unique_keys.iter().enumerate() {
-        let number = u16::try_from(number + 1).unwrap_or(u16::MAX);
-        if let Some(key) = hash_key(table, number, &unique.columns, &value) {
+    let unique_keys = schema.unique_keys.iter().map(|unique| &unique.columns);
+    for columns in std::iter::once(&schema.row_key).chain(unique_keys) {
+        if let Some(key) = hash_key(table, schema, columns, &value) {
             claim(key);
         }
+    }
+}
+
+/// The keys of a row image, told apart; `value` as for [`row_keys`].
+pub fn image_keys<'v>(
+    schema: &TableSchema,
+    value: impl Fn(usize) -> Option<&'v Value>,
+) -> ImageKeys {
+    let table = TableHash::new(&schema.database, &schema.name);
+    let hash = |columns: &[usize]| hash_key(table, schema, columns, &value);
+    let unique = schema.unique_keys.iter().enumerate();
+    ImageKeys {
+        row: hash(&schema.row_key),
+        unique: unique
+            .filter_map(|(number, key)| Some((number, hash(&key.columns)?)))
+            .collect(),
     }
 }
 
@@ -58,22 +84,30 @@ pub fn row_key<'v>(
     value: impl Fn(usize) -> Option<&'v Value>,
 ) -> Option<KeyHash> {
     let table = TableHash::new(&schema.database, &schema.name);
-    hash_key(table, ROW_KEY, &schema.row_key, &value)
+    hash_key(table, schema, &schema.row_key, &value)
 }
 
 fn hash_key<'v>(
     table: TableHash,
-    index: u16,
+    schema: &TableSchema,
     columns: &[usize],
     value: &impl Fn(usize) -> Option<&'v Value>,
 ) -> Option<KeyHash> {
     let mut hasher = Xxh3::new();
     hasher.update(&table.0.to_le_bytes());
-    hasher.update(&index.to_le_bytes());
-    for column in columns {
-        match value(*column)? {
+    for index in columns {
+        let column = schema.columns.get(*index)?;
+        for byte in column.name.bytes() {
+            hasher.update(&[byte.to_ascii_lowercase()]);
+        }
+        hasher.update(&[0]);
+        match value(*index)? {
             // SQL's unique keys let NULLs stand beside each other.
             Value::Null => return None,
+            // A log without metadata does not say that a column is unsigned; the schema does.
+            Value::Int(number) if column.unsigned => {
+                hasher.update(&column.as_unsigned(*number).to_le_bytes());
+            }
             value => hash_value(value, &mut hasher),
         }
     }
@@ -83,8 +117,6 @@ fn hash_key<'v>(
 /// Hashes a value so that equal keys hash alike and neighbouring values cannot run together.
 fn hash_value(value: &Value, hasher: &mut Xxh3) {
     match value {
-        // A signed and an unsigned reading of the same bits must not differ: the log of one server
-        // may say which it is and the log of the other not.
         Value::Int(number) => hasher.update(&number.to_le_bytes()),
         Value::UInt(number) | Value::Bit(number) | Value::Set(number) => {
             hasher.update(&number.to_le_bytes());

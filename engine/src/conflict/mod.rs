@@ -1,8 +1,12 @@
 //! Which writes were concurrent: found in the order of the two logs, never guessed from data.
 //!
-//! [`key`] names what a row claims (its row key and its unique values), [`window`] remembers what
-//! this node's clients wrote that the peer has not seen, and [`detect`] compares the two.
+//! [`key`] names what a row claims (its row key and its unique values), [`claim`] says which of them
+//! a change takes, [`window`] remembers what this node's clients wrote that the peer has not seen,
+//! [`detect`] compares the two, and [`resolve`] settles by a [`policy`] what was met.
 
+pub mod claim;
 pub mod detect;
 pub mod key;
+pub mod policy;
+pub mod resolve;
 pub mod window;

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use super::claim::ClaimKind;
 use super::key::{KeyHash, TableHash};
 use crate::error::{Error, Result};
 use crate::position::LogPos;
@@ -20,20 +21,43 @@ pub struct Window {
     read: watch::Sender<LogPos>,
 }
 
+/// The last local claim of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalWrite {
+    /// Where its transaction ends in this node's log.
+    pub position: LogPos,
+    /// Effective timestamp of its transaction, microseconds since 1970; see [`crate::clock`].
+    pub effective: u64,
+    /// Whether an image or a delete claimed it.
+    pub kind: ClaimKind,
+}
+
 #[derive(Debug, Default)]
 struct Inner {
-    /// Last local write of each key.
-    keys: HashMap<KeyHash, LogPos>,
+    /// Last local claim of each key.
+    keys: HashMap<KeyHash, LocalWrite>,
     /// Every entry in log order, so that acknowledged ones can be dropped from the front. A key
     /// written again has a later entry too; only that one removes it.
     order: VecDeque<(LogPos, KeyHash)>,
+    /// What the peer's log shows as applied there. The tailer may come by later: what it then reads
+    /// in front of this need not be remembered.
+    acknowledged: LogPos,
     /// Last local row change of each table (for TRUNCATE and DROP arriving from the peer).
     tables: HashMap<TableHash, LogPos>,
     /// Last local DDL of each table: rows of the peer may still come in the table's old form.
     definitions: HashMap<TableHash, LogPos>,
-    /// A peer's DDL of which the engine wrote down that it is about to run it, and whether the log
-    /// shows that it ran. See `apply::definition`.
-    intent: Option<(LogPos, bool)>,
+    /// A peer's DDL of which the engine wrote down that it is about to run it. See
+    /// `apply::definition`.
+    intent: Option<Intent>,
+}
+
+/// DDL of the peer that the engine is about to run, or ran.
+#[derive(Debug)]
+struct Intent {
+    /// Its end in the peer's log.
+    origin_end: LogPos,
+    /// Once the log shows that it ran: what local clients had written to each table in front of it.
+    ran_behind: Option<HashMap<TableHash, LogPos>>,
 }
 
 impl Window {
@@ -46,16 +70,27 @@ impl Window {
         }
     }
 
-    /// A local transaction that ends at `end` wrote these keys.
+    /// A local transaction that ends at `end` claimed these keys, in this order; see
+    /// [`super::claim`]. `effective` is its effective timestamp.
     pub fn record(
         &self,
         end: LogPos,
-        keys: impl IntoIterator<Item = KeyHash>,
+        effective: u64,
+        claims: impl IntoIterator<Item = (KeyHash, ClaimKind)>,
         tables: impl IntoIterator<Item = TableHash>,
     ) {
         let mut inner = self.lock();
-        for key in keys {
-            if inner.keys.insert(key, end) != Some(end) {
+        if end <= inner.acknowledged {
+            return;
+        }
+        for (key, kind) in claims {
+            let write = LocalWrite {
+                position: end,
+                effective,
+                kind,
+            };
+            let before = inner.keys.insert(key, write);
+            if before.is_none_or(|before| before.position != end) {
                 inner.order.push_back((end, key));
             }
         }
@@ -64,36 +99,80 @@ impl Window {
         }
     }
 
-    /// A local DDL statement that ends at `end` changed these tables.
-    pub fn record_definition(&self, end: LogPos, tables: impl IntoIterator<Item = TableHash>) {
+    /// A local DDL statement that ends at `end` changed these tables. One that `removes_rows` meets
+    /// every row of the peer that it had not seen. `effective` is its effective timestamp.
+    pub fn record_definition(
+        &self,
+        end: LogPos,
+        effective: u64,
+        tables: &[(&str, &str)],
+        removes_rows: bool,
+    ) {
         let mut inner = self.lock();
-        for table in tables {
-            inner.definitions.insert(table, end);
+        for (database, table) in tables {
+            inner
+                .definitions
+                .insert(TableHash::new(database, table), end);
+            if removes_rows {
+                let key = KeyHash::whole_table(database, table);
+                let write = LocalWrite {
+                    position: end,
+                    effective,
+                    kind: ClaimKind::Tombstone,
+                };
+                inner.keys.insert(key, write);
+                inner.order.push_back((end, key));
+            }
         }
     }
 
     /// The engine wrote down that it will run the DDL which ends at `origin_end` of the peer's log.
-    ///
-    /// A marker may say so again without being about that, when an engine starts: what is known to
-    /// have run stays so.
+    /// An engine that starts repeats what is written; what is known of it stays.
     pub fn note_intent(&self, origin_end: Option<LogPos>) {
         let mut inner = self.lock();
-        if inner.intent.map(|(end, _)| end) != origin_end {
-            inner.intent = origin_end.map(|end| (end, false));
+        if inner.intent.as_ref().map(|intent| intent.origin_end) != origin_end {
+            inner.intent = origin_end.map(|origin_end| Intent {
+                origin_end,
+                ran_behind: None,
+            });
         }
     }
 
     /// The log shows a DDL statement that this engine ran for its peer.
     pub fn note_applied_definition(&self) {
-        if let Some(intent) = &mut self.lock().intent {
-            intent.1 = true;
+        let inner = &mut *self.lock();
+        if let Some(intent) = &mut inner.intent
+            && intent.ran_behind.is_none()
+        {
+            intent.ran_behind = Some(inner.tables.clone());
         }
     }
 
     /// Whether the log shows that the DDL ending at `origin_end` of the peer's log was run here.
     #[must_use]
     pub fn definition_was_applied(&self, origin_end: LogPos) -> bool {
-        self.lock().intent == Some((origin_end, true))
+        self.lock()
+            .intent
+            .as_ref()
+            .is_some_and(|intent| intent.origin_end == origin_end && intent.ran_behind.is_some())
+    }
+
+    /// The last local write to a table behind `seen` that stands in front of the DDL which ends at
+    /// `origin_end` of the peer's log and was run here.
+    #[must_use]
+    pub fn table_write_before_definition(
+        &self,
+        origin_end: LogPos,
+        table: TableHash,
+        seen: LogPos,
+    ) -> Option<LogPos> {
+        let inner = self.lock();
+        let intent = inner
+            .intent
+            .as_ref()
+            .filter(|intent| intent.origin_end == origin_end)?;
+        let position = *intent.ran_behind.as_ref()?.get(&table)?;
+        (position > seen).then_some(position)
     }
 
     /// The tailer has read everything in front of `position`.
@@ -130,11 +209,16 @@ impl Window {
     pub fn acknowledge(&self, acknowledged: LogPos) {
         let mut inner = self.lock();
         let inner = &mut *inner;
+        inner.acknowledged = inner.acknowledged.max(acknowledged);
         while let Some((position, key)) = inner.order.front() {
             if *position > acknowledged {
                 break;
             }
-            if inner.keys.get(key) == Some(position) {
+            if inner
+                .keys
+                .get(key)
+                .is_some_and(|write| write.position == *position)
+            {
                 inner.keys.remove(key);
             }
             inner.order.pop_front();
@@ -145,12 +229,12 @@ impl Window {
             .retain(|_, position| *position > acknowledged);
     }
 
-    /// The last local write of `key`, if it lies behind `seen`, so that a write of the peer which
+    /// The last local claim of `key`, if it lies behind `seen`, so that a write of the peer which
     /// had seen this log up to `seen` is concurrent with it.
     #[must_use]
-    pub fn concurrent_write(&self, key: KeyHash, seen: LogPos) -> Option<LogPos> {
-        let position = *self.lock().keys.get(&key)?;
-        (position > seen).then_some(position)
+    pub fn concurrent_write(&self, key: KeyHash, seen: LogPos) -> Option<LocalWrite> {
+        let write = *self.lock().keys.get(&key)?;
+        (write.position > seen).then_some(write)
     }
 
     /// Likewise for any row of a table.
@@ -197,7 +281,17 @@ mod tests {
             name: "t".into(),
             table_type: "BASE TABLE".into(),
             engine: "InnoDB".into(),
-            columns: Vec::new(),
+            columns: vec![crate::schema::ColumnSchema {
+                name: "id".into(),
+                data_type: "int".into(),
+                column_type: "int".into(),
+                unsigned: false,
+                nullable: false,
+                charset: None,
+                collation: None,
+                generated: false,
+                auto_increment: false,
+            }],
             row_key: vec![0],
             unique_keys: Vec::new(),
             has_opaque_unique_key: false,
@@ -228,11 +322,21 @@ mod tests {
     #[test]
     fn a_write_is_concurrent_only_behind_what_was_seen() {
         let window = Window::new(LogPos::new(1, 4));
-        window.record(LogPos::new(1, 100), [key(1), key(2)], []);
-        window.record(LogPos::new(1, 200), [key(1)], []);
+        let image = |number| (key(number), ClaimKind::Image);
+        window.record(LogPos::new(1, 100), 10, [image(1), image(2)], []);
+        window.record(
+            LogPos::new(1, 200),
+            20,
+            [image(1), (key(1), ClaimKind::Tombstone)],
+            [],
+        );
         assert_eq!(
             window.concurrent_write(key(1), LogPos::new(1, 199)),
-            Some(LogPos::new(1, 200))
+            Some(LocalWrite {
+                position: LogPos::new(1, 200),
+                effective: 20,
+                kind: ClaimKind::Tombstone
+            })
         );
         assert_eq!(window.concurrent_write(key(1), LogPos::new(1, 200)), None);
         assert_eq!(window.concurrent_write(key(3), LogPos::new(0, 0)), None);
@@ -245,6 +349,8 @@ mod tests {
         );
         window.acknowledge(LogPos::new(1, 200));
         assert!(window.is_empty());
+        window.record(LogPos::new(1, 180), 19, [image(4)], []);
+        assert!(window.is_empty(), "the tailer came by later");
     }
 
     #[tokio::test]

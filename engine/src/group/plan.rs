@@ -60,7 +60,12 @@ fn single<'b>((mapping, change): Mapped<'b>) -> Step<'b> {
 
 /// What becomes of one key within the batch.
 struct Net<'b> {
+    /// Of the last image.
     mapping: &'b Arc<Mapping>,
+    /// Of the first image.
+    first_mapping: &'b Arc<Mapping>,
+    /// Any image of the row, and its mapping: names it where neither end is left.
+    any: (&'b Arc<Mapping>, &'b Row),
     /// The row before the batch, where there was one.
     first: Option<&'b Row>,
     /// The row behind the batch, where there is one.
@@ -88,6 +93,8 @@ pub fn coalesced<'b>(changes: impl Iterator<Item = Mapped<'b>>) -> Option<Vec<St
                     by_key.insert(key, nets.len());
                     nets.push(Net {
                         mapping,
+                        first_mapping: mapping,
+                        any: (mapping, image),
                         first: before,
                         last: after,
                     });
@@ -122,21 +129,31 @@ pub fn coalesced<'b>(changes: impl Iterator<Item = Mapped<'b>>) -> Option<Vec<St
     let mut deletes: Buckets<'b> = Vec::new();
     let mut inserts: Buckets<'b> = Vec::new();
     let mut upserts: Buckets<'b> = Vec::new();
+    let mut touched: Vec<Step<'b>> = Vec::new();
     for net in nets {
         match (net.first, net.last) {
-            (Some(first), None) => bucket(&mut deletes, net.mapping, first),
+            (Some(first), None) => bucket(&mut deletes, net.first_mapping, first),
             (None, Some(last)) => bucket(&mut inserts, net.mapping, last),
             (Some(first), Some(last)) if first != last => {
                 bucket(&mut upserts, net.mapping, last);
             }
-            // Came and went, or went back to what it was.
-            (None, None) | (Some(_), Some(_)) => {}
+            // Went back to what it was, or came and went: nothing to change, and yet its key must
+            // be locked until the commit, as for every key that was looked up in the window.
+            (Some(first), Some(last)) => {
+                touched.push(Step::Update(net.mapping, first, last));
+            }
+            (None, None) => {
+                let (mapping, row) = net.any;
+                touched.push(Step::Insert(mapping, vec![row]));
+                touched.push(Step::Delete(mapping, vec![row]));
+            }
         }
     }
     let mut steps = ordered;
     steps.extend(deletes.into_iter().map(|(m, rows)| Step::Delete(m, rows)));
     steps.extend(inserts.into_iter().map(|(m, rows)| Step::Insert(m, rows)));
     steps.extend(upserts.into_iter().map(|(m, rows)| Step::Upsert(m, rows)));
+    steps.extend(touched);
     Some(steps)
 }
 

@@ -45,10 +45,13 @@ pub struct Marker {
     pub transactions: u64,
     /// Row changes applied.
     pub changes: u64,
+    /// When the log file of `position` was begun, seconds since 1970; 0 where that is not known. A
+    /// file of the same name that was begun at another time is another log: it was reset.
+    pub log_birth: u32,
 }
 
 /// Columns of the table, in their order.
-const COLUMNS: [&str; 16] = [
+const COLUMNS: [&str; 17] = [
     "origin",
     "server_id",
     "server_uuid",
@@ -65,6 +68,7 @@ const COLUMNS: [&str; 16] = [
     "epoch",
     "transactions",
     "changes",
+    "log_birth",
 ];
 
 /// Statements that make the engine's schema with its tables, where they are missing.
@@ -91,6 +95,7 @@ pub fn create_statements(schema: &str) -> Vec<String> {
                 epoch BIGINT UNSIGNED NOT NULL,
                 transactions BIGINT UNSIGNED NOT NULL,
                 changes BIGINT UNSIGNED NOT NULL,
+                log_birth INT UNSIGNED NOT NULL,
                 PRIMARY KEY (origin)
             ) ENGINE=InnoDB COMMENT='twinlog: how far each origin has been applied here'"
         ),
@@ -133,11 +138,13 @@ impl Marker {
         )
     }
 
-    /// Statement that moves the marker within an apply transaction. It finds no row when another
-    /// engine has taken the node over (its epoch is higher): the transaction must then be rolled
-    /// back.
+    /// Statement that moves the marker within an apply transaction, from where it was read.
+    ///
+    /// It finds no row when another engine has taken the node over (its epoch is higher), or when a
+    /// commit whose answer was lost with its connection went through after all: applying on top of
+    /// that would apply twice. The transaction must then be rolled back.
     #[must_use]
-    pub fn update(&self, schema: &str) -> String {
+    pub fn update(&self, schema: &str, from: &Marker) -> String {
         let assignments: Vec<String> = self
             .assignments()
             .into_iter()
@@ -145,11 +152,16 @@ impl Marker {
             .map(|(name, value)| format!("{name} = {value}"))
             .collect();
         format!(
-            "UPDATE {}.{MARKER_TABLE} SET {} WHERE origin = {} AND epoch = {}",
+            "UPDATE {}.{MARKER_TABLE} SET {} WHERE origin = {} AND epoch = {} AND log_file = {} AND \
+             log_pos = {} AND intent_pos <=> {}",
             quote_identifier(schema),
             assignments.join(", "),
             quote_string(&self.origin),
-            self.epoch
+            self.epoch,
+            quote_string(&from.log_name.file(from.position.file)),
+            from.position.offset,
+            from.intent
+                .map_or_else(|| "NULL".to_owned(), |intent| intent.offset.to_string())
         )
     }
 
@@ -178,6 +190,7 @@ impl Marker {
             self.epoch.to_string(),
             self.transactions.to_string(),
             self.changes.to_string(),
+            self.log_birth.to_string(),
         ];
         COLUMNS.into_iter().zip(values).collect()
     }
@@ -223,6 +236,7 @@ impl Marker {
             epoch: take(&mut row, "epoch")?,
             transactions: take(&mut row, "transactions")?,
             changes: take(&mut row, "changes")?,
+            log_birth: take(&mut row, "log_birth")?,
         })
     }
 
@@ -287,6 +301,7 @@ impl Marker {
             epoch: number(13)?,
             transactions: number(14)?,
             changes: number(15)?,
+            log_birth: u32::try_from(number(16)? & 0xFFFF_FFFF).map_err(|_| problem(16))?,
         })
     }
 }

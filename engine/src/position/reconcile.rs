@@ -28,6 +28,8 @@ pub enum Agreement {
     NothingKept,
     /// The marker is further: the engine stopped between the target's commit and its own store.
     StoreBehind,
+    /// The marker was set by hand (`init --force`, `positions set`) since.
+    SetByHand,
     /// The store is further: the target lost commits (a restored backup, relaxed durability).
     TargetWentBack {
         /// Where the store says that the marker stood.
@@ -52,8 +54,15 @@ pub fn reconcile(marker: &Marker, kept: Option<&LinkRecord>) -> Resume {
     match kept {
         None => by_marker(Agreement::NothingKept),
         Some(kept) if kept.marker < marker.position => by_marker(Agreement::StoreBehind),
+        // Only a person takes the GTID or the count of transactions out of a marker.
+        Some(kept) if marker.gtid.is_empty() && !kept.gtid.is_empty() => {
+            by_marker(Agreement::SetByHand)
+        }
         Some(kept) if kept.marker > marker.position => {
             by_marker(Agreement::TargetWentBack { kept: kept.marker })
+        }
+        Some(kept) if kept.gtid != marker.gtid || kept.transactions != marker.transactions => {
+            by_marker(Agreement::SetByHand)
         }
         Some(kept) if kept.settled >= marker.position && kept.seen >= marker.seen => Resume {
             position: kept.settled,
@@ -79,7 +88,7 @@ mod tests {
             server_uuid: String::new(),
             log_name: name.clone(),
             position: LogPos::new(1, offset),
-            gtid: String::new(),
+            gtid: "g:5".into(),
             clock: 10,
             seen_name: name,
             seen: LogPos::new(9, 9),
@@ -87,14 +96,17 @@ mod tests {
             intent: None,
             intended: None,
             epoch: 1,
-            transactions: 0,
+            transactions: 5,
             changes: 0,
+            log_birth: 0,
         }
     }
 
     fn kept(marker: u64, settled: u64) -> LinkRecord {
         LinkRecord {
             marker: LogPos::new(1, marker),
+            transactions: 5,
+            gtid: "g:5".into(),
             settled: LogPos::new(1, settled),
             clock: 20,
             seen: LogPos::new(9, 10),
@@ -115,6 +127,16 @@ mod tests {
         let resume = reconcile(&marker(100), Some(&kept(200, 500)));
         assert_eq!(resume.position, LogPos::new(1, 100));
         assert!(matches!(resume.agreement, Agreement::TargetWentBack { .. }));
+
+        let mut by_hand = marker(100);
+        by_hand.gtid = String::new();
+        let resume = reconcile(&by_hand, Some(&kept(100, 500)));
+        assert_eq!(
+            resume.position,
+            LogPos::new(1, 100),
+            "the same place of another log"
+        );
+        assert_eq!(resume.agreement, Agreement::SetByHand);
 
         assert_eq!(reconcile(&marker(100), None).position, LogPos::new(1, 100));
         assert_eq!(

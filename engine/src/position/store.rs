@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::position::LogPos;
 
 /// Version of the records' form; a store of another version is moved aside.
-const FORMAT: &[u8] = b"twinlog-store-1";
+const FORMAT: &[u8] = b"twinlog-store-2";
 const FORMAT_KEY: &[u8] = b"format";
 
 /// What is kept for one link.
@@ -21,6 +21,11 @@ const FORMAT_KEY: &[u8] = b"format";
 pub struct LinkRecord {
     /// Where the marker row stood when this was written, in the origin's log.
     pub marker: LogPos,
+    /// What else the marker row said then: a marker that was set anew by hand can stand at the same
+    /// place of another log.
+    pub transactions: u64,
+    /// GTID in the marker row.
+    pub gtid: String,
     /// Everything in front of this is settled: applied, or needing no write at the target.
     pub settled: LogPos,
     /// The origin's effective clock at `settled`, microseconds since 1970.
@@ -65,8 +70,7 @@ impl Store {
         match Self::try_open(&path) {
             Ok(store) => Ok((store, Opened::Normal)),
             Err(Trouble::Locked) => Err(Error::Fenced(format!(
-                "another engine is running with {}; stop it first, or give this one a data_dir of \
-                 its own",
+                "another engine is running with {}; one engine runs for a node: stop it first",
                 path.display()
             ))),
             Err(Trouble::Unusable(problem)) => Err(Error::Store {
@@ -201,6 +205,8 @@ mod tests {
     fn record(offset: u64) -> LinkRecord {
         LinkRecord {
             marker: LogPos::new(1, offset),
+            transactions: 5,
+            gtid: String::new(),
             settled: LogPos::new(1, offset + 10),
             clock: 7,
             seen: LogPos::new(4, 5),

@@ -267,9 +267,7 @@ fn keys(schema: &mut TableSchema, statistics: Vec<mysql_async::Row>) {
             _ => unusable.push(name),
         }
     }
-    schema.has_opaque_unique_key = indexes
-        .iter()
-        .any(|index| unusable.contains(&index.name) && index.name != "PRIMARY");
+    schema.has_opaque_unique_key = indexes.iter().any(|index| unusable.contains(&index.name));
     indexes.retain(|index| !unusable.contains(&index.name));
     let names_rows = |index: &UniqueKey| {
         index

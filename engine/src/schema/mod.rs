@@ -83,6 +83,21 @@ pub struct UniqueKey {
     pub columns: Vec<usize>,
 }
 
+impl ColumnSchema {
+    /// A number of this unsigned column that was read as a signed one of the column's width.
+    #[must_use]
+    pub fn as_unsigned(&self, number: i64) -> u64 {
+        let bits = number.cast_unsigned();
+        match self.data_type.as_str() {
+            "tinyint" => bits & 0xFF,
+            "smallint" => bits & 0xFFFF,
+            "mediumint" => bits & 0xFF_FFFF,
+            "int" => bits & 0xFFFF_FFFF,
+            _ => bits,
+        }
+    }
+}
+
 /// A column at the target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ColumnSchema {

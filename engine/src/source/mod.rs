@@ -49,6 +49,10 @@ pub struct Source {
     node: Arc<str>,
     log_name: LogName,
     position: LogPos,
+    /// When the present file was begun; 0 before its description was read.
+    birth: u32,
+    /// What the first file's must be, where that is known.
+    expected_birth: u32,
     silence: Duration,
     /// Headers of a compressed transaction's inner events, which the driver gives once more behind
     /// it: they are passed over, each compared first.
@@ -63,7 +67,7 @@ impl Source {
     pub async fn open(
         node: &NodeConfig,
         identity: &Identity,
-        start: LogPos,
+        (start, birth): (LogPos, u32),
         heartbeat: Duration,
         decoder: Decoder,
     ) -> Result<Self> {
@@ -74,6 +78,8 @@ impl Source {
             node: node.name.as_str().into(),
             log_name: identity.log_name.clone(),
             position: start,
+            birth: 0,
+            expected_birth: birth,
             silence: heartbeat * MISSED_HEARTBEATS + SILENCE_GRACE,
             repeats: std::collections::VecDeque::new(),
         })
@@ -83,6 +89,20 @@ impl Source {
     #[must_use]
     pub fn position(&self) -> LogPos {
         self.position
+    }
+
+    /// Name of the node.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// When the present file was begun, seconds since 1970, as its description says; 0 before that
+    /// was read. A file keeps it; a log that was reset has files of the same names that were begun
+    /// later.
+    #[must_use]
+    pub fn birth(&self) -> u32 {
+        self.birth
     }
 
     /// What the log's files are called.
@@ -156,7 +176,7 @@ impl Source {
                     });
                 }
                 let position = LogPos::new(number, *offset);
-                if position < self.position && number < self.position.file {
+                if position < self.position {
                     return Err(Error::LogLost {
                         node: self.node.to_string(),
                         problem: format!(
@@ -166,8 +186,30 @@ impl Source {
                         ),
                     });
                 }
+                if number != self.position.file {
+                    self.birth = 0;
+                    self.expected_birth = 0;
+                }
                 self.log_name = name;
                 self.position = position;
+            }
+            Event::FormatDescription { .. } => {
+                self.birth = header.timestamp;
+                if self.expected_birth != 0 && self.expected_birth != self.birth {
+                    return Err(Error::LogLost {
+                        node: self.node.to_string(),
+                        problem: format!(
+                            "{} is not the file that was read before (it was begun at {}, the other \
+                             at {}, in seconds since 1970): the log was reset, or restored from a \
+                             backup. Compare the nodes, make them alike, then stop both engines \
+                             and run `twinlog init --force`",
+                            self.log_name.file(self.position.file),
+                            self.birth,
+                            self.expected_birth
+                        ),
+                    });
+                }
+                self.position = self.position.advanced_to(header.end_log_pos);
             }
             Event::Payload(inner) => {
                 self.repeats = inner.iter().map(|(header, _)| *header).collect();
@@ -201,10 +243,11 @@ impl Source {
                 node: self.node.to_string(),
                 problem: format!(
                     "the server cannot send its log from {}: {}. If the file was purged, restore \
-                     agreement between the nodes (copy one to the other), then go on from the \
-                     present with `twinlog positions set`",
+                     agreement between the nodes (copy one to the other), then stop both engines \
+                     and go on from the present: `twinlog init --force` for both links, or `twinlog \
+                     positions set .. end` for one",
                     self.log_name.show(self.position),
-                    server.message
+                    server.message.trim_end_matches('.')
                 ),
             },
             mysql_async::Error::Io(mysql_async::IoError::Io(io))

@@ -19,6 +19,17 @@ pub(super) async fn open(
     start: LogPos,
     heartbeat: Duration,
 ) -> Result<BinlogStream> {
+    if start.offset > u64::from(u32::MAX) {
+        return Err(Error::LogLost {
+            node: node.name.clone(),
+            problem: format!(
+                "the place to go on from, {}, lies behind 4 GiB of its file, which a server cannot \
+                 be asked for. Copy one node to the other, then run `twinlog init --force`; \
+                 transactions of more than 3 GiB make such files",
+                identity.log_name.show(start)
+            ),
+        });
+    }
     let mut connection = NodeConnection::open(node).await?;
     let context = "preparing the binlog stream";
     let nanoseconds = heartbeat.as_nanos();

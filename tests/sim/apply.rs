@@ -1,0 +1,314 @@
+//! Apply transactions as the engine makes them: the ordinary one, which writes and then asks whether
+//! it met anybody, and the careful one, which locks, asks, and settles write by write.
+
+use std::rc::Rc;
+
+use twinlog_engine::conflict::claim::RowWrite;
+use twinlog_engine::conflict::detect::{Claim, first_meeting};
+use twinlog_engine::conflict::policy::Winner;
+use twinlog_engine::conflict::resolve::{
+    Arrival, Conflict, ConflictKind, Finding, RowAction, resolve,
+};
+use twinlog_engine::position::LogPos;
+use twinlog_engine::position::marker::Marker;
+use twinlog_engine::row::Row;
+
+use super::engine::{Engine, Read};
+use super::server::{Body, Change, Lock, Undo, key_of};
+use super::world::{Interrupt, Mutation, World, show};
+
+fn changes(read: &Read) -> &[Change] {
+    match &read.logged.body {
+        Body::Local(changes) => changes,
+        Body::LeftOut | Body::Applied(_) => &[],
+    }
+}
+
+/// Every key that the transactions claim or leave.
+fn claims(reads: &[Read]) -> Vec<Claim> {
+    let mut claims = Vec::new();
+    for (transaction, read) in reads.iter().enumerate() {
+        for (change, written) in changes(read).iter().enumerate() {
+            for write in &written.writes {
+                let left = write.left().iter().map(|(_, key)| *key);
+                let keys = write.claims().map(|(key, _)| key).chain(left);
+                claims.extend(keys.map(|key| Claim {
+                    transaction,
+                    change,
+                    key,
+                    seen: read.seen.position,
+                }));
+            }
+        }
+    }
+    claims
+}
+
+impl World {
+    /// Applies transactions, in as many commits as it takes.
+    pub(crate) fn apply(
+        &mut self,
+        node: usize,
+        engine: &mut Engine,
+        reads: &[Read],
+    ) -> Result<(), Interrupt> {
+        if reads.is_empty() {
+            return Ok(());
+        }
+        if !self.some(10) && self.ordinary(node, engine, reads)? {
+            return Ok(());
+        }
+        if self.some(50) {
+            return self.careful(node, engine, reads);
+        }
+        for read in reads {
+            let one = std::slice::from_ref(read);
+            if !self.some(50) || !self.ordinary(node, engine, one)? {
+                self.careful(node, engine, one)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `false` where it had to be rolled back.
+    fn ordinary(
+        &mut self,
+        node: usize,
+        engine: &mut Engine,
+        reads: &[Read],
+    ) -> Result<bool, Interrupt> {
+        let claims = claims(reads);
+        if first_meeting(&claims, &engine.window).is_some() {
+            return Ok(false);
+        }
+        let mut undo = Undo::default();
+        let written = self.write_ordinary(node, engine, reads, &claims, &mut undo);
+        if !matches!(written, Ok(true)) {
+            self.servers[node].roll_back(undo);
+            return written;
+        }
+        self.commit_group(node, reads);
+        Ok(true)
+    }
+
+    fn write_ordinary(
+        &mut self,
+        node: usize,
+        engine: &mut Engine,
+        reads: &[Read],
+        claims: &[Claim],
+        undo: &mut Undo,
+    ) -> Result<bool, Interrupt> {
+        let mut locked: Vec<Lock> = Vec::new();
+        let mut unfit: Option<String> = None;
+        for change in reads.iter().flat_map(changes) {
+            self.interlude(node, engine, &locked)?;
+            let server = &mut self.servers[node];
+            for image in change.before().into_iter().chain(change.after()) {
+                locked.extend(server.locks_of(image));
+            }
+            if let Some(before) = change.before()
+                && let Some(found) = server.rows.get(&key_of(before))
+                && found != before
+            {
+                unfit = Some(format!("row {} is another than it was", key_of(before)));
+            }
+            if let Err(problem) = server.write(change, undo) {
+                unfit = Some(problem);
+                break;
+            }
+        }
+        self.interlude(node, engine, &locked)?;
+        if self.mutation != Some(Mutation::NoGuard) {
+            self.tail_on(node, engine, usize::MAX)?;
+        }
+        if first_meeting(claims, &engine.window).is_some() {
+            return Ok(false);
+        }
+        // Exact detection: what meets no concurrent claim fits as it is, to the last value.
+        if let Some(problem) = unfit {
+            return Err(Interrupt::Broken(format!(
+                "drift at node {node} without a concurrent claim: {problem}; rows {}",
+                show(&self.servers[node].rows)
+            )));
+        }
+        self.interlude(node, engine, &locked)?;
+        Ok(true)
+    }
+
+    fn careful(
+        &mut self,
+        node: usize,
+        engine: &mut Engine,
+        reads: &[Read],
+    ) -> Result<(), Interrupt> {
+        let mut undo = Undo::default();
+        match self.write_careful(node, engine, reads, &mut undo) {
+            Ok(settled) => {
+                for (end, conflict) in &settled {
+                    self.note(node, *end, conflict)?;
+                }
+                self.commit_group(node, reads);
+                Ok(())
+            }
+            Err(interrupt) => {
+                self.servers[node].roll_back(undo);
+                Err(interrupt)
+            }
+        }
+    }
+
+    fn write_careful(
+        &mut self,
+        node: usize,
+        engine: &mut Engine,
+        reads: &[Read],
+        undo: &mut Undo,
+    ) -> Result<Vec<(LogPos, Conflict)>, Interrupt> {
+        let mut locked: Vec<Lock> = Vec::new();
+        for change in reads.iter().flat_map(changes) {
+            self.interlude(node, engine, &locked)?;
+            if self.mutation != Some(Mutation::NoLocks) {
+                let server = &self.servers[node];
+                // What it only leaves is the row's own, and goes with its lock.
+                let before = change.before().map(|image| server.row_locks(image));
+                let after = change.after().map(|image| server.locks_of(image));
+                locked.extend(before.into_iter().chain(after).flatten());
+            }
+        }
+        self.interlude(node, engine, &locked)?;
+        if self.mutation != Some(Mutation::NoGuard) {
+            self.tail_on(node, engine, usize::MAX)?;
+        }
+        self.interlude(node, engine, &locked)?;
+        let mut settled = Vec::new();
+        for read in reads {
+            for change in changes(read) {
+                for write in &change.writes {
+                    let conflict = self.settle_write(node, engine, read, change, write, undo)?;
+                    settled.extend(conflict.map(|conflict| (read.logged.end, conflict)));
+                }
+            }
+        }
+        self.interlude(node, engine, &locked)?;
+        Ok(settled)
+    }
+
+    fn settle_write(
+        &mut self,
+        node: usize,
+        engine: &Engine,
+        read: &Read,
+        change: &Change,
+        write: &RowWrite,
+        undo: &mut Undo,
+    ) -> Result<Option<Conflict>, Interrupt> {
+        let image: &Row = match write {
+            RowWrite::Delete { .. } => change.before(),
+            RowWrite::Insert { .. } | RowWrite::Update { .. } => change.after(),
+        }
+        .ok_or_else(|| "a write without its image".to_owned())?;
+        let key = key_of(image);
+        let arrival = Arrival {
+            write,
+            effective: read.effective,
+            present: self.servers[node].rows.contains_key(&key),
+            policy: self.policy,
+            order: self.order(node),
+        };
+        let mut resolution = resolve(&arrival, |key| {
+            engine.window.concurrent_write(key, read.seen.position)
+        });
+        let conflict = match resolution.finding {
+            Finding::Quiet => None,
+            Finding::Conflict(conflict) => Some(conflict),
+            Finding::Halt(_) => return Err("halted".to_owned().into()),
+            Finding::Drift => {
+                return Err(Interrupt::Broken(format!(
+                    "drift at node {node}: {:?} of {image:?}; rows {}",
+                    write,
+                    show(&self.servers[node].rows)
+                )));
+            }
+        };
+        match self.mutation {
+            Some(Mutation::NoLateDisplacement)
+                if conflict
+                    .as_ref()
+                    .is_some_and(|conflict| conflict.winner == Winner::Local) =>
+            {
+                resolution.displace.clear();
+            }
+            Some(Mutation::UpdatesNeedTheirRow)
+                if matches!(write, RowWrite::Update { .. }) && !arrival.present =>
+            {
+                resolution.row = RowAction::Keep;
+            }
+            _ => {}
+        }
+        let server = &mut self.servers[node];
+        for unique in resolution.displace {
+            if let Some(holder) = server.holder(unique, image) {
+                server.set(holder, None, undo);
+            }
+        }
+        match resolution.row {
+            RowAction::Keep => {}
+            RowAction::Remove => server.set(key, None, undo),
+            RowAction::Put => {
+                if !server.fits(image) {
+                    return Err(Interrupt::Broken(format!(
+                        "node {node} refuses the image {image:?}: a unique value is taken; rows {}",
+                        show(&server.rows)
+                    )));
+                }
+                server.set(key, Some(image.clone()), undo);
+            }
+        }
+        Ok(conflict)
+    }
+
+    /// Remembers who won, and sees whether the other node said the same.
+    fn note(&mut self, node: usize, end: LogPos, conflict: &Conflict) -> Result<(), Interrupt> {
+        self.tally.conflicts += 1;
+        self.tally.kinds[conflict.kind as usize] += 1;
+        for met in &conflict.met {
+            let ends = match node {
+                0 => (met.local.position, end),
+                _ => (end, met.local.position),
+            };
+            let winner = match met.winner {
+                Winner::Local => node,
+                Winner::Remote => 1 - node,
+            };
+            self.journal[node].insert((met.key, end, met.local.position));
+            let before = self.verdicts.insert((met.key, ends.0, ends.1), winner);
+            if before.is_some_and(|before| before != winner) {
+                return Err(Interrupt::Broken(format!(
+                    "the nodes disagree about who won between {} of a and {} of b",
+                    ends.0, ends.1
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn commit_group(&mut self, node: usize, reads: &[Read]) {
+        let Some(last) = reads.last() else { return };
+        let before = self.servers[node].marker.clone();
+        let marker = Marker {
+            position: last.logged.end,
+            clock: last.effective,
+            seen: before.seen.max(last.seen.position),
+            seen_clock: before.seen_clock.max(last.seen.clock),
+            transactions: before.transactions + reads.len() as u64,
+            ..before
+        };
+        let ends = reads.iter().map(|read| Rc::clone(&read.logged).end);
+        self.applied[node].extend(ends);
+        self.commit_marker(node, marker);
+    }
+}
+
+/// Number of kinds, for counting them.
+pub(crate) const KINDS: usize = ConflictKind::MultipleUniqueConflicts as usize + 1;

@@ -1,0 +1,182 @@
+//! What must hold when writes have stopped and the links have drained.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use twinlog_engine::conflict::claim::RowWrite;
+use twinlog_engine::conflict::key::KeyHash;
+use twinlog_engine::conflict::policy::Policy;
+use twinlog_engine::position::LogPos;
+use twinlog_engine::row::{Row, RowChange};
+use twinlog_engine::transaction::Seen;
+
+use super::engine::Reader;
+use super::server::{Body, Change, key_of};
+use super::world::{World, show};
+
+/// Where a write stands in the total order.
+type Rank = (u64, u8, u64, usize);
+
+impl World {
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let [a, b] = &self.servers;
+        if a.rows != b.rows {
+            return Err(format!(
+                "INV-CONVERGE: a {} b {}",
+                show(&a.rows),
+                show(&b.rows)
+            ));
+        }
+        for node in 0..2 {
+            let written: Vec<LogPos> = self.servers[1 - node]
+                .log
+                .iter()
+                .filter(|logged| matches!(logged.body, Body::Local(_)))
+                .map(|logged| logged.end)
+                .collect();
+            if written != self.applied[node] {
+                return Err(format!(
+                    "INV-ONCE, INV-PREFIX: node {node} applied {:?} of {written:?}",
+                    self.applied[node]
+                ));
+            }
+        }
+        for node in 0..2 {
+            let met = self.concurrent_claims(node);
+            if let Some(silent) = met.difference(&self.journal[node]).next() {
+                return Err(format!("INV-NO-SILENCE: node {node} never said {silent:?}"));
+            }
+            if let Some(invented) = self.journal[node].difference(&met).next() {
+                return Err(format!("node {node} invented {invented:?}"));
+            }
+        }
+        let standing = self.standing()?;
+        if standing != a.rows {
+            return Err(format!(
+                "both nodes hold {} and the rule says {}",
+                show(&a.rows),
+                show(&standing)
+            ));
+        }
+        Ok(())
+    }
+
+    /// Every foreign claim that was concurrent with a local one, with the last of these, by the
+    /// order of the two logs alone.
+    fn concurrent_claims(&self, node: usize) -> BTreeSet<(KeyHash, LogPos, LogPos)> {
+        let mut met = BTreeSet::new();
+        let peer = &self.servers[1 - node].log;
+        let mut reader = Reader::at(peer, LogPos::new(0, 0), 0, Seen::default());
+        let mut last: BTreeMap<KeyHash, LogPos> = BTreeMap::new();
+        for logged in &self.servers[node].log {
+            let marker = match &logged.body {
+                Body::Applied(marker) => marker,
+                Body::LeftOut => continue,
+                Body::Local(changes) => {
+                    let writes = changes.iter().flat_map(|change| &change.writes);
+                    last.extend(
+                        writes
+                            .flat_map(RowWrite::claims)
+                            .map(|(key, _)| (key, logged.end)),
+                    );
+                    continue;
+                }
+            };
+            while peer
+                .get(reader.next)
+                .is_some_and(|foreign| foreign.end <= marker.position)
+            {
+                let Some(Some(read)) = reader.read(peer, self.mutation) else {
+                    continue;
+                };
+                let Body::Local(changes) = &read.logged.body else {
+                    continue;
+                };
+                for (key, _) in changes
+                    .iter()
+                    .flat_map(|c| &c.writes)
+                    .flat_map(RowWrite::claims)
+                {
+                    if let Some(local) = last.get(&key).filter(|local| **local > read.seen.position)
+                    {
+                        met.insert((key, read.logged.end, *local));
+                    }
+                }
+            }
+        }
+        met
+    }
+
+    /// The rows that stand by the rule, from the set of writes alone: the definition that the
+    /// engines' incremental work is measured against.
+    fn standing(&self) -> Result<BTreeMap<i64, Row>, String> {
+        let mut writes: Vec<(Rank, &Change, &RowWrite)> = Vec::new();
+        for node in 0..2 {
+            let log = &self.servers[node].log;
+            let mut reader = Reader::at(log, LogPos::new(0, 0), 0, Seen::default());
+            while let Some(read) = reader.read(log, self.mutation) {
+                let index = reader.next - 1;
+                let (Some(read), Body::Local(changes)) = (read, &log[index].body) else {
+                    continue;
+                };
+                let computed = self.effective[node].get(&index);
+                if computed.is_some_and(|computed| *computed != read.effective) {
+                    return Err(format!(
+                        "an engine computed {computed:?} for transaction {index} of node {node}, \
+                         whose effective timestamp is {}",
+                        read.effective
+                    ));
+                }
+                let first = u8::from(node == self.first);
+                for (place, write) in changes
+                    .iter()
+                    .flat_map(|change| change.writes.iter().map(move |write| (change, write)))
+                    .enumerate()
+                {
+                    let rank = match self.policy {
+                        Policy::NodePriority if first == 0 => {
+                            (read.seen.clock, 1, read.effective, place)
+                        }
+                        Policy::NodePriority => (read.effective, 0, 0, place),
+                        _ => (read.effective, first, 0, place),
+                    };
+                    writes.push((rank, write.0, write.1));
+                }
+            }
+        }
+        writes.sort_by_key(|(rank, _, _)| *rank);
+        let mut owners: BTreeMap<KeyHash, usize> = BTreeMap::new();
+        for (number, (_, _, write)) in writes.iter().enumerate() {
+            owners.extend(write.claims().map(|(key, _)| (key, number)));
+        }
+        let initial: Vec<Change> = self
+            .initial
+            .values()
+            .map(|row| {
+                let after = row.clone();
+                let insert = RowChange::Insert { after };
+                Change::new(insert, &self.keys)
+            })
+            .collect();
+        let mut rows = BTreeMap::new();
+        for change in &initial {
+            let unowned = change
+                .writes
+                .iter()
+                .flat_map(RowWrite::claims)
+                .all(|(key, _)| !owners.contains_key(&key));
+            if let (true, Some(row)) = (unowned, change.after()) {
+                rows.insert(key_of(row), row.clone());
+            }
+        }
+        for (number, (_, change, write)) in writes.iter().enumerate() {
+            let stands = !matches!(write, RowWrite::Delete { .. })
+                && write
+                    .claims()
+                    .all(|(key, _)| owners.get(&key) == Some(&number));
+            if let (true, Some(row)) = (stands, change.after()) {
+                rows.insert(key_of(row), row.clone());
+            }
+        }
+        Ok(rows)
+    }
+}

@@ -1,0 +1,263 @@
+//! A model of one server: a table with a row key and unique keys, row locks, a wall clock that
+//! jumps, and a log. It knows nothing of replication but the marker row.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use twinlog_engine::conflict::claim::RowWrite;
+use twinlog_engine::conflict::key::image_keys;
+use twinlog_engine::position::LogPos;
+use twinlog_engine::position::marker::Marker;
+use twinlog_engine::row::{Row, RowChange, Value};
+use twinlog_engine::schema::{ColumnSchema, TableSchema, UniqueKey};
+
+/// Columns: the row key, two that may be unique, and one that never is.
+const UNIQUE_COLUMNS: [usize; 2] = [1, 2];
+const COLUMNS: [&str; 4] = ["id", "u1", "u2", "payload"];
+
+/// A value of a key: (0, row key) or (column, unique value).
+pub(crate) type Lock = (usize, i64);
+
+/// A row change with its keys as the engine hashes them.
+#[derive(Debug)]
+pub(crate) struct Change {
+    pub(crate) change: RowChange,
+    pub(crate) writes: Vec<RowWrite>,
+}
+
+/// What a transaction in the log is.
+#[derive(Debug)]
+pub(crate) enum Body {
+    /// Written by clients.
+    Local(Vec<Change>),
+    /// Written by clients to tables that are not replicated.
+    LeftOut,
+    /// Applied by the engine; the marker as it then was.
+    Applied(Box<Marker>),
+}
+
+/// A transaction in the log.
+#[derive(Debug)]
+pub(crate) struct Logged {
+    pub(crate) start: LogPos,
+    pub(crate) end: LogPos,
+    pub(crate) committed_at: u64,
+    pub(crate) body: Body,
+}
+
+pub(crate) struct Server {
+    pub(crate) rows: BTreeMap<i64, Row>,
+    pub(crate) log: Vec<Rc<Logged>>,
+    pub(crate) end: LogPos,
+    /// The marker row of the other node.
+    pub(crate) marker: Marker,
+    pub(crate) unique_keys: usize,
+}
+
+/// Takes back what an open transaction wrote.
+#[derive(Default)]
+pub(crate) struct Undo(Vec<(i64, Option<Row>)>);
+
+impl Undo {
+    /// Takes over what another one remembers, which was written later.
+    pub(crate) fn append(&mut self, later: Undo) {
+        self.0.extend(later.0);
+    }
+}
+
+pub(crate) fn number(row: &Row, column: usize) -> Option<i64> {
+    match row.get(column) {
+        Some(Value::Int(number)) => Some(*number),
+        _ => None,
+    }
+}
+
+pub(crate) fn key_of(row: &Row) -> i64 {
+    number(row, 0).unwrap_or(0)
+}
+
+pub(crate) fn row(key: i64, unique: [Option<i64>; 2], payload: i64) -> Row {
+    let value = |value: Option<i64>| value.map_or(Value::Null, Value::Int);
+    Box::new([
+        Value::Int(key),
+        value(unique[0]),
+        value(unique[1]),
+        Value::Int(payload),
+    ])
+}
+
+fn column(name: &str) -> ColumnSchema {
+    ColumnSchema {
+        name: name.into(),
+        data_type: "bigint".into(),
+        column_type: "bigint".into(),
+        unsigned: false,
+        nullable: true,
+        charset: None,
+        collation: None,
+        generated: false,
+        auto_increment: false,
+    }
+}
+
+pub(crate) fn schema(unique_keys: usize) -> TableSchema {
+    TableSchema {
+        database: "d".into(),
+        name: "t".into(),
+        row_key: vec![0],
+        unique_keys: UNIQUE_COLUMNS[..unique_keys]
+            .iter()
+            .map(|column| UniqueKey {
+                name: format!("u{column}"),
+                columns: vec![*column],
+            })
+            .collect(),
+        table_type: "BASE TABLE".into(),
+        engine: "InnoDB".into(),
+        columns: COLUMNS.map(column).into(),
+        has_opaque_unique_key: false,
+        parents: Vec::new(),
+        children: Vec::new(),
+        triggers: false,
+    }
+}
+
+impl Change {
+    pub(crate) fn new(change: RowChange, schema: &TableSchema) -> Self {
+        let writes = RowWrite::of(&change, |row| image_keys(schema, |column| row.get(column)));
+        Self {
+            writes: writes.collect(),
+            change,
+        }
+    }
+
+    pub(crate) fn before(&self) -> Option<&Row> {
+        match &self.change {
+            RowChange::Insert { .. } => None,
+            RowChange::Update { before, .. } | RowChange::Delete { before } => Some(before),
+        }
+    }
+
+    pub(crate) fn after(&self) -> Option<&Row> {
+        match &self.change {
+            RowChange::Delete { .. } => None,
+            RowChange::Update { after, .. } | RowChange::Insert { after } => Some(after),
+        }
+    }
+}
+
+impl Server {
+    pub(crate) fn new(unique_keys: usize, rows: BTreeMap<i64, Row>, marker: Marker) -> Self {
+        Self {
+            rows,
+            log: Vec::new(),
+            end: LogPos::new(1, 4),
+            marker,
+            unique_keys,
+        }
+    }
+
+    /// The other row that holds this value of a unique key (numbered from 0).
+    pub(crate) fn holder(&self, unique: usize, image: &Row) -> Option<i64> {
+        let column = UNIQUE_COLUMNS[unique];
+        let value = number(image, column)?;
+        let key = key_of(image);
+        self.rows
+            .iter()
+            .find(|(other, row)| **other != key && number(row, column) == Some(value))
+            .map(|(other, _)| *other)
+    }
+
+    /// Whether the image could be written at its row key.
+    pub(crate) fn fits(&self, image: &Row) -> bool {
+        (0..self.unique_keys).all(|unique| self.holder(unique, image).is_none())
+    }
+
+    /// The locks that writing or reading `image` for update takes: of its key values, and of the
+    /// rows that hold one of them now, whole.
+    pub(crate) fn locks_of(&self, image: &Row) -> Vec<Lock> {
+        let mut locks = self.key_values(image);
+        let at_key = self.rows.get(&key_of(image));
+        let holders = (0..self.unique_keys)
+            .filter_map(|unique| self.holder(unique, image))
+            .filter_map(|key| self.rows.get(&key));
+        for held in at_key.into_iter().chain(holders) {
+            locks.extend(self.key_values(held));
+        }
+        locks
+    }
+
+    /// The locks that reading the row at the image's row key for update takes: of the row key, and
+    /// of the row that is there, whole.
+    pub(crate) fn row_locks(&self, image: &Row) -> Vec<Lock> {
+        let mut locks = vec![(0, key_of(image))];
+        if let Some(held) = self.rows.get(&key_of(image)) {
+            locks.extend(self.key_values(held));
+        }
+        locks
+    }
+
+    pub(crate) fn key_values(&self, image: &Row) -> Vec<Lock> {
+        let unique = &UNIQUE_COLUMNS[..self.unique_keys];
+        std::iter::once(0)
+            .chain(unique.iter().copied())
+            .filter_map(|column| Some((column, number(image, column)?)))
+            .collect()
+    }
+
+    /// Writes or removes the row at a key.
+    pub(crate) fn set(&mut self, key: i64, image: Option<Row>, undo: &mut Undo) {
+        let before = match image {
+            Some(image) => self.rows.insert(key, image),
+            None => self.rows.remove(&key),
+        };
+        undo.0.push((key, before));
+    }
+
+    /// Writes a change as an ordinary statement does. `Err` where the server would refuse it or
+    /// find no row.
+    pub(crate) fn write(&mut self, change: &Change, undo: &mut Undo) -> Result<(), String> {
+        let (before, after) = (change.before(), change.after());
+        if let Some(before) = before {
+            let found = self.rows.get(&key_of(before));
+            if found.is_none() {
+                return Err(format!("no row {}", key_of(before)));
+            }
+            self.set(key_of(before), None, undo);
+        }
+        if let Some(after) = after {
+            if self.rows.contains_key(&key_of(after)) {
+                return Err(format!("row {} is there already", key_of(after)));
+            }
+            if !self.fits(after) {
+                return Err(format!("row {} has a value that is taken", key_of(after)));
+            }
+            self.set(key_of(after), Some(after.clone()), undo);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn roll_back(&mut self, undo: Undo) {
+        for (key, before) in undo.0.into_iter().rev() {
+            match before {
+                Some(row) => self.rows.insert(key, row),
+                None => self.rows.remove(&key),
+            };
+        }
+    }
+
+    /// Commits: puts a transaction into the log. A new file begins now and then.
+    pub(crate) fn commit(&mut self, committed_at: u64, body: Body, rotate: bool) {
+        if rotate {
+            self.end = LogPos::new(self.end.file + 1, 4);
+        }
+        let start = self.end;
+        self.end.offset += 100;
+        self.log.push(Rc::new(Logged {
+            start,
+            end: self.end,
+            committed_at,
+            body,
+        }));
+    }
+}

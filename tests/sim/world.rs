@@ -1,0 +1,609 @@
+//! Two nodes with their clients and engines, run by a seed: writing, reading, applying, crashes and
+//! clock jumps in any order, then a drain. Apply transactions are in `apply`, the end's checks in
+//! `check`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use twinlog_engine::conflict::key::KeyHash;
+use twinlog_engine::conflict::policy::{NodeOrder, Policy};
+use twinlog_engine::position::marker::Marker;
+use twinlog_engine::position::reconcile::reconcile;
+use twinlog_engine::position::store::LinkRecord;
+use twinlog_engine::position::{LogName, LogPos};
+use twinlog_engine::row::{Row, RowChange, Value};
+use twinlog_engine::schema::TableSchema;
+
+use super::apply::KINDS;
+use super::engine::Engine;
+use super::random::Random;
+use super::server::{Body, Change, Lock, Server, Undo, key_of, number, row, schema};
+
+/// Something broken on purpose, to see that the simulator finds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mutation {
+    /// The commit time as it is instead of the clock.
+    RawWallClock,
+    /// Only row keys are claimed and looked at.
+    NoUniqueKeys,
+    /// Leaving a unique value counts as claiming it.
+    ReleasesClaim,
+    /// Nobody waits for the tailer.
+    NoGuard,
+    /// The careful path takes no locks before it decides.
+    NoLocks,
+    /// Local deletes are not remembered.
+    NoTombstones,
+    /// A write that does not stand displaces nothing.
+    NoLateDisplacement,
+    /// Updates are left out where their row is missing.
+    UpdatesNeedTheirRow,
+    /// A write of the peer is acknowledged when it is read instead of when the peer has it.
+    EarlyAcknowledgement,
+}
+
+/// Why a step ended early.
+pub(crate) enum Interrupt {
+    /// The engine was killed.
+    Crash,
+    /// A promise is broken.
+    Broken(String),
+}
+
+impl From<String> for Interrupt {
+    fn from(problem: String) -> Self {
+        Interrupt::Broken(problem)
+    }
+}
+
+/// What may be looked at afterwards.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Tally {
+    pub(crate) transactions: u64,
+    pub(crate) conflicts: u64,
+    pub(crate) races: u64,
+    pub(crate) crashes: u64,
+    /// Conflicts by kind.
+    pub(crate) kinds: [u64; KINDS],
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, other: Tally) {
+        self.transactions += other.transactions;
+        self.conflicts += other.conflicts;
+        self.races += other.races;
+        self.crashes += other.crashes;
+        for (kind, more) in self.kinds.iter_mut().zip(other.kinds) {
+            *kind += more;
+        }
+    }
+}
+
+/// How the seed's world is.
+#[derive(Debug, Clone, Copy)]
+struct Traits {
+    rows: usize,
+    values: usize,
+    /// Commit times are cut to multiples of this.
+    granularity: u64,
+    jumps: usize,
+    crashes: usize,
+    /// How often a local client gets between two steps of an apply.
+    races: usize,
+}
+
+pub(crate) struct World {
+    pub(crate) random: Random,
+    pub(crate) mutation: Option<Mutation>,
+    pub(crate) policy: Policy,
+    /// The node that goes first.
+    pub(crate) first: usize,
+    pub(crate) keys: TableSchema,
+    pub(crate) servers: [Server; 2],
+    pub(crate) initial: BTreeMap<i64, Row>,
+    engines: [Option<Engine>; 2],
+    stores: [Vec<LinkRecord>; 2],
+    time: u64,
+    offsets: [i64; 2],
+    payload: i64,
+    traits: Traits,
+    pub(crate) draining: bool,
+    /// Ends of the peer's transactions in the order in which each node applied them.
+    pub(crate) applied: [Vec<LogPos>; 2],
+    /// Effective timestamps as the engines computed them, by log and index.
+    pub(crate) effective: [BTreeMap<usize, u64>; 2],
+    /// Verdicts by key and the two transactions: which node won.
+    pub(crate) verdicts: BTreeMap<(KeyHash, LogPos, LogPos), usize>,
+    /// What each node's journal says that it met: key, foreign and local transaction.
+    pub(crate) journal: [BTreeSet<(KeyHash, LogPos, LogPos)>; 2],
+    pub(crate) tally: Tally,
+}
+
+fn first_marker(origin: usize) -> Marker {
+    let name = |node: usize| LogName::split(["a.000001", "b.000001"][node]).unwrap().0;
+    let start = LogPos::new(1, 4);
+    Marker {
+        origin: ["a", "b"][origin].into(),
+        server_id: 1,
+        server_uuid: String::new(),
+        log_name: name(origin),
+        position: start,
+        gtid: String::new(),
+        clock: 0,
+        seen_name: name(1 - origin),
+        seen: start,
+        seen_clock: 0,
+        intent: None,
+        intended: None,
+        log_birth: 0,
+        epoch: 1,
+        transactions: 0,
+        changes: 0,
+    }
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, mutation: Option<Mutation>) -> Self {
+        let mut random = Random::new(seed);
+        let unique_keys = random.below(3);
+        let traits = Traits {
+            rows: 2 + random.below(4),
+            values: 2 + random.below(4),
+            granularity: [1, 1, 20][random.below(3)],
+            jumps: [0, 3, 15][random.below(3)],
+            crashes: [0, 1, 4][random.below(3)],
+            races: [5, 20, 50][random.below(3)],
+        };
+        let policy = match random.below(3) {
+            0 => Policy::NodePriority,
+            _ => Policy::LastWriteWins,
+        };
+        let hashed = match mutation {
+            Some(Mutation::NoUniqueKeys) => 0,
+            _ => unique_keys,
+        };
+        let mut initial = BTreeMap::new();
+        for key in 1..=2_i64 {
+            if random.percent(60) {
+                initial.insert(key, row(key, [Some(key), Some(key)], 0));
+            }
+        }
+        let first = random.below(2);
+        Self {
+            servers: [0, 1]
+                .map(|node| Server::new(unique_keys, initial.clone(), first_marker(1 - node))),
+            random,
+            mutation,
+            policy,
+            first,
+            keys: schema(hashed),
+            initial,
+            engines: [None, None],
+            stores: [Vec::new(), Vec::new()],
+            time: 10_000,
+            offsets: [0, 0],
+            payload: 0,
+            traits,
+            draining: false,
+            applied: [Vec::new(), Vec::new()],
+            effective: [BTreeMap::new(), BTreeMap::new()],
+            verdicts: BTreeMap::new(),
+            journal: [BTreeSet::new(), BTreeSet::new()],
+            tally: Tally::default(),
+        }
+    }
+
+    /// Runs the seed's world to its end. `Err` says which promise was broken.
+    pub(crate) fn run(mut self) -> Result<Tally, String> {
+        // Long enough for several conflicts to build on each other.
+        for _ in 0..15 + self.random.below(45) {
+            let node = self.random.below(2);
+            let outcome = match self.random.below(10) {
+                0..=4 => {
+                    self.write_locally(node, &[]);
+                    Ok(())
+                }
+                5 => self.tail(node),
+                6 => self.stop_or_start(node),
+                _ => self.settle(node),
+            };
+            self.survive(outcome)?;
+            self.pass_time();
+        }
+        self.drain()?;
+        self.check()?;
+        Ok(self.tally)
+    }
+
+    fn survive(&mut self, outcome: Result<(), Interrupt>) -> Result<(), String> {
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(Interrupt::Crash) => {
+                self.tally.crashes += 1;
+                Ok(())
+            }
+            Err(Interrupt::Broken(problem)) => Err(problem),
+        }
+    }
+
+    fn drain(&mut self) -> Result<(), String> {
+        self.draining = true;
+        // Two rounds are not enough: what one applies the other has to read past.
+        for _ in 0..1000 {
+            for node in 0..2 {
+                let outcome = self.settle(node).and_then(|()| self.tail(node));
+                self.survive(outcome)?;
+            }
+            let left = (0..2).filter_map(|node| {
+                let engine = self.engines[node].as_ref()?;
+                let done = engine.link.next == self.servers[1 - node].log.len()
+                    && engine.tailer.next == self.servers[node].log.len();
+                done.then(|| engine.window.len())
+            });
+            match left.collect::<Vec<_>>()[..] {
+                [0, 0] => return Ok(()),
+                [a, b] => return Err(format!("{a} and {b} keys stay in the windows")),
+                _ => {}
+            }
+        }
+        Err("the links do not come to an end".to_owned())
+    }
+
+    fn pass_time(&mut self) {
+        self.time += self.random.below(4) as u64;
+        if self.random.percent(self.traits.jumps) {
+            let node = self.random.below(2);
+            let far = [30, 30, 400][self.random.below(3)];
+            self.offsets[node] = self.random.below(2 * far) as i64 - far as i64;
+        }
+    }
+
+    fn wall_clock(&self, node: usize) -> u64 {
+        let now = self.time.saturating_add_signed(self.offsets[node]);
+        now - now % self.traits.granularity
+    }
+
+    /// Who stands first, for what arrives at `target`.
+    pub(crate) fn order(&self, target: usize) -> NodeOrder {
+        if self.first == target {
+            NodeOrder::TargetFirst
+        } else {
+            NodeOrder::OriginFirst
+        }
+    }
+
+    /// Commits to a node's log.
+    pub(crate) fn commit(&mut self, node: usize, body: Body) {
+        let committed_at = self.wall_clock(node);
+        let rotate = self.random.percent(3);
+        self.servers[node].commit(committed_at, body, rotate);
+    }
+
+    // Clients.
+
+    /// A client's transaction; it waits for nobody, and so leaves alone what is locked.
+    pub(crate) fn write_locally(&mut self, node: usize, locked: &[Lock]) {
+        if self.random.percent(3) {
+            self.commit(node, Body::LeftOut);
+            return;
+        }
+        let wanted = 1 + self.random.below(4);
+        let mut changes: Vec<RowChange> = Vec::new();
+        let mut undo = Undo::default();
+        for _ in 0..wanted * 3 {
+            if changes.len() >= wanted {
+                break;
+            }
+            self.propose(node, locked, &mut changes, &mut undo);
+        }
+        if changes.is_empty() {
+            return;
+        }
+        let changes: Vec<Change> = changes
+            .into_iter()
+            .map(|change| Change::new(change, &self.keys))
+            .collect();
+        self.tally.transactions += 1;
+        self.commit(node, Body::Local(changes));
+    }
+
+    /// Tries one change (or a swap of three) within a client's transaction.
+    fn propose(
+        &mut self,
+        node: usize,
+        locked: &[Lock],
+        changes: &mut Vec<RowChange>,
+        undo: &mut Undo,
+    ) {
+        self.payload += 1;
+        let key = 1 + self.random.below(self.traits.rows) as i64;
+        let payload = self.payload;
+        let old = self.servers[node].rows.get(&key).cloned();
+        let mut propose = |world: &mut Self, before: Option<Row>, after: Option<Row>| {
+            world.write_row(node, locked, before, after, changes, undo)
+        };
+        let Some(old) = old else {
+            let unique = [self.some_value(), self.some_value()];
+            propose(self, None, Some(row(key, unique, payload)));
+            return;
+        };
+        let unique = [number(&old, 1), number(&old, 2)];
+        match self.random.below(10) {
+            0 | 1 => {
+                propose(self, Some(old), None);
+            }
+            2 | 3 => {
+                propose(self, Some(old), Some(row(key, unique, payload)));
+            }
+            4..=6 => {
+                let mut unique = unique;
+                unique[self.random.below(2)] = self.some_value();
+                propose(self, Some(old), Some(row(key, unique, payload)));
+            }
+            7 => {
+                let to = 1 + self.random.below(self.traits.rows) as i64;
+                propose(self, Some(old), Some(row(to, unique, payload)));
+            }
+            _ => {
+                // Two rows change their unique values, by way of NULL.
+                let other = 1 + self.random.below(self.traits.rows) as i64;
+                let partner = self.servers[node].rows.get(&other).cloned();
+                let Some(partner) = partner.filter(|_| other != key) else {
+                    return;
+                };
+                let hole = row(key, [None, None], payload);
+                let mine = [number(&partner, 1), number(&partner, 2)];
+                if propose(self, Some(old), Some(hole.clone()))
+                    && propose(self, Some(partner), Some(row(other, unique, payload)))
+                {
+                    propose(self, Some(hole), Some(row(key, mine, payload)));
+                }
+            }
+        }
+    }
+
+    fn some_value(&mut self) -> Option<i64> {
+        let value = self.random.below(self.traits.values + 1) as i64;
+        (value > 0).then_some(value)
+    }
+
+    fn write_row(
+        &mut self,
+        node: usize,
+        locked: &[Lock],
+        before: Option<Row>,
+        after: Option<Row>,
+        changes: &mut Vec<RowChange>,
+        undo: &mut Undo,
+    ) -> bool {
+        let server = &mut self.servers[node];
+        let is_locked = |image: &Option<Row>| {
+            image.as_ref().is_some_and(|image| {
+                let mut values = server.key_values(image).into_iter();
+                values.any(|value| locked.contains(&value))
+            })
+        };
+        if is_locked(&before) || is_locked(&after) {
+            return false;
+        }
+        let key_stays = match (&before, &after) {
+            (Some(before), Some(after)) => key_of(before) == key_of(after),
+            _ => false,
+        };
+        if let Some(after) = &after
+            && !key_stays
+            && server.rows.contains_key(&key_of(after))
+        {
+            return false;
+        }
+        let mut mine = Undo::default();
+        if let Some(before) = &before {
+            server.set(key_of(before), None, &mut mine);
+        }
+        if let Some(after) = &after {
+            if !server.fits(after) {
+                server.roll_back(mine);
+                return false;
+            }
+            server.set(key_of(after), Some(after.clone()), &mut mine);
+        }
+        undo.append(mine);
+        changes.push(match (before, after) {
+            (Some(before), Some(after)) => RowChange::Update { before, after },
+            (Some(before), None) => RowChange::Delete { before },
+            (None, Some(after)) => RowChange::Insert { after },
+            (None, None) => return false,
+        });
+        true
+    }
+
+    // Engines.
+
+    /// The node's engine, started if it is not running. Whoever takes it out puts it back, unless
+    /// it crashes.
+    pub(crate) fn take_engine(&mut self, node: usize) -> Engine {
+        if let Some(engine) = self.engines[node].take() {
+            return engine;
+        }
+        let history = &mut self.stores[node];
+        let kept = match self.random.below(4) {
+            // Lost, with all that it knew.
+            0 => {
+                history.clear();
+                None
+            }
+            // Stale: written, but not to the disk.
+            1 if !history.is_empty() => {
+                let keep = 1 + self.random.below(history.len());
+                history.truncate(keep);
+                history.last().cloned()
+            }
+            _ => history.last().cloned(),
+        };
+        let resume = reconcile(&self.servers[node].marker, kept.as_ref());
+        Engine::start(
+            &resume,
+            &self.servers[node].log,
+            &self.servers[1 - node].log,
+        )
+    }
+
+    fn stop_or_start(&mut self, node: usize) -> Result<(), Interrupt> {
+        let engine = self.take_engine(node);
+        if !self.random.percent(self.traits.crashes * 10) {
+            self.engines[node] = Some(engine);
+        }
+        Ok(())
+    }
+
+    fn tail(&mut self, node: usize) -> Result<(), Interrupt> {
+        let mut engine = self.take_engine(node);
+        let most = if self.draining {
+            usize::MAX
+        } else {
+            1 + self.random.below(4)
+        };
+        self.tail_on(node, &mut engine, most)?;
+        self.engines[node] = Some(engine);
+        Ok(())
+    }
+
+    pub(crate) fn tail_on(
+        &mut self,
+        node: usize,
+        engine: &mut Engine,
+        most: usize,
+    ) -> Result<(), Interrupt> {
+        for (index, effective) in engine.tail(&self.servers[node].log, most, self.mutation) {
+            self.note_effective(node, index, effective)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn note_effective(
+        &mut self,
+        log: usize,
+        index: usize,
+        effective: u64,
+    ) -> Result<(), Interrupt> {
+        let before = self.effective[log].insert(index, effective);
+        if before.is_some_and(|before| before != effective) {
+            return Err(Interrupt::Broken(format!(
+                "transaction {index} of node {log} has two effective timestamps: {before:?} and \
+                 {effective}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// One turn of the link: read some transactions, apply them, keep the place.
+    fn settle(&mut self, node: usize) -> Result<(), Interrupt> {
+        let mut engine = self.take_engine(node);
+        let most = 1 + self.random.below(if self.draining { 12 } else { 6 });
+        let mut reads = Vec::new();
+        for _ in 0..most {
+            let peer_log = &self.servers[1 - node].log;
+            match engine.link.read(peer_log, self.mutation) {
+                None => break,
+                Some(None) => {}
+                Some(Some(read)) => reads.push(read),
+            }
+            if let Some(read) = reads.last() {
+                let (index, effective) = (engine.link.next - 1, read.effective);
+                let logged = &self.servers[1 - node].log[index];
+                if logged.end == read.logged.end {
+                    self.note_effective(1 - node, index, effective)?;
+                }
+            }
+        }
+        let Some(end) = engine
+            .link
+            .next
+            .checked_sub(1)
+            .map(|last| self.servers[1 - node].log[last].end)
+        else {
+            self.engines[node] = Some(engine);
+            return Ok(());
+        };
+        self.apply(node, &mut engine, &reads)?;
+        self.perhaps_crash()?;
+        let (clock, seen) = (engine.link.clock.value(), engine.link.seen);
+        engine.window.acknowledge(match self.mutation {
+            Some(Mutation::EarlyAcknowledgement) => self.servers[node].end,
+            _ => seen.position,
+        });
+        if !self.draining && self.random.percent(5) {
+            let marker = Marker {
+                position: end,
+                clock,
+                seen: seen.position,
+                seen_clock: seen.clock,
+                ..self.servers[node].marker.clone()
+            };
+            self.commit_marker(node, marker);
+            self.perhaps_crash()?;
+        }
+        let record = LinkRecord {
+            marker: self.servers[node].marker.position,
+            transactions: self.servers[node].marker.transactions,
+            gtid: String::new(),
+            settled: end,
+            clock,
+            seen: seen.position,
+            seen_clock: seen.clock,
+        };
+        self.stores[node].push(record);
+        self.engines[node] = Some(engine);
+        Ok(())
+    }
+
+    pub(crate) fn commit_marker(&mut self, node: usize, marker: Marker) {
+        self.servers[node].marker = marker.clone();
+        self.commit(node, Body::Applied(Box::new(marker)));
+    }
+
+    pub(crate) fn perhaps_crash(&mut self) -> Result<(), Interrupt> {
+        if self.draining || !self.random.percent(self.traits.crashes) {
+            return Ok(());
+        }
+        Err(Interrupt::Crash)
+    }
+
+    /// What others do between two steps of an apply transaction.
+    pub(crate) fn interlude(
+        &mut self,
+        node: usize,
+        engine: &mut Engine,
+        locked: &[Lock],
+    ) -> Result<(), Interrupt> {
+        self.perhaps_crash()?;
+        if self.draining {
+            return Ok(());
+        }
+        if self.random.percent(self.traits.races) {
+            self.tally.races += 1;
+            self.write_locally(node, locked);
+            self.pass_time();
+        }
+        if self.random.percent(20) {
+            self.tail_on(node, engine, 1)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn some(&mut self, percent: usize) -> bool {
+        self.random.percent(percent)
+    }
+}
+
+/// For messages.
+pub(crate) fn show(rows: &BTreeMap<i64, Row>) -> String {
+    let value = |row: &Row, column: usize| match row.get(column) {
+        Some(Value::Int(number)) => number.to_string(),
+        _ => "-".to_owned(),
+    };
+    let rows: Vec<String> = rows
+        .values()
+        .map(|row| (0..4).map(|c| value(row, c)).collect::<Vec<_>>().join(","))
+        .collect();
+    format!("{{{}}}", rows.join(" | "))
+}
