@@ -530,7 +530,7 @@ async fn read(
                     .acquire_many_owned(weight.min(room_kib))
                     .await
                     .map_err(|_| Error::Stopped)?;
-                progress.received(local.end);
+                progress.queued(local.end, local.committed_at);
                 Item::Foreign(local, permit)
             }
             Step::Transaction(Origin::Passed(passed)) => {

@@ -146,11 +146,6 @@ impl LinkProgress {
         tell(&mut rest.state, &mut rest.last_error, state, error);
     }
 
-    /// A foreign transaction has arrived whose commit time is not known.
-    pub fn received(&self, end: LogPos) {
-        self.queued(end, 0);
-    }
-
     /// A foreign transaction has arrived, committed at this time (microseconds since 1970).
     pub fn queued(&self, end: LogPos, committed_at: u64) {
         if self.nothing_queued() {
