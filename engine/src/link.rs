@@ -340,7 +340,15 @@ impl Link {
             {
                 // It ended by itself meanwhile.
                 Ok(_) | Err(Error::Server { code: 1094, .. }) => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    return Err(Error::Connection {
+                        node: self.target.name.clone(),
+                        message: format!(
+                            "connection {previous} still applies for this link, under another \
+                             account, and cannot be ended ({error}); KILL it"
+                        ),
+                    });
+                }
             }
         }
         let taken: Option<Option<i64>> = connection

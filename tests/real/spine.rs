@@ -50,3 +50,58 @@ async fn mariadb_both_ways() {
 async fn mysql_both_ways() {
     both_ways(ServerKind::MySql).await;
 }
+
+/// An AUTO_INCREMENT value that belongs to the other node is carried, counted and warned about.
+async fn stray_auto_increment(kind: ServerKind) {
+    let pair = Pair::start(&PairOptions::new(kind), SCHEMA).await;
+    // The settings are asked for once a second.
+    let deadline = std::time::Instant::now() + twinlog_harness::pair::PATIENCE;
+    while pair.link_to(1).source_position.ends_with(":0") {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "{:#?}",
+            pair.link_to(1)
+        );
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    pair.run(0, "INSERT INTO shop.item (name) VALUES ('own'); INSERT INTO shop.item (id, name) VALUES (20, 'stray'), (21, 'own')").await;
+    pair.wait().await;
+    pair.assert_equal().await;
+    assert_eq!(
+        pair.link_to(1).auto_increment_strays,
+        1,
+        "{:#?}",
+        pair.link_to(1)
+    );
+    assert_eq!(pair.link_to(0).auto_increment_strays, 0);
+}
+
+#[tokio::test]
+async fn mariadb_stray_auto_increment() {
+    stray_auto_increment(ServerKind::MariaDb).await;
+}
+
+#[tokio::test]
+async fn mysql_stray_auto_increment() {
+    stray_auto_increment(ServerKind::MySql).await;
+}
+
+/// A session that logs less than whole rows stops the link: nothing is guessed.
+async fn minimal_image(kind: ServerKind) {
+    let pair = Pair::start(&PairOptions::new(kind), SCHEMA).await;
+    pair.run(0, "INSERT INTO shop.item (name) VALUES ('whole'); SET SESSION binlog_row_image = 'MINIMAL'; UPDATE shop.item SET name = 'part'").await;
+    let message = pair.halted(1).await;
+    assert!(message.contains("binlog_row_image"), "{message}");
+    let names: Vec<String> = pair.query(1, "SELECT name FROM shop.item").await;
+    assert_eq!(names, ["whole"], "what stood in front of it is applied");
+}
+
+#[tokio::test]
+async fn mariadb_minimal_image() {
+    minimal_image(ServerKind::MariaDb).await;
+}
+
+#[tokio::test]
+async fn mysql_minimal_image() {
+    minimal_image(ServerKind::MySql).await;
+}
