@@ -120,16 +120,9 @@ impl Assembler {
                     (Flavor::MariaDb, false) => Shape::Bracketed,
                 };
                 self.open = Some(Open {
-                    start,
                     gtid,
-                    server_id: header.server_id,
                     committed_at: immediate_commit,
-                    shape,
-                    statement: None,
-                    changes: Vec::new(),
-                    statement_from: 0,
-                    savepoints: Vec::new(),
-                    weight: 0,
+                    ..Open::without_gtid(start, header, shape)
                 });
                 Ok(None)
             }

@@ -5,6 +5,7 @@ use crate::connection::{Identity, NodeConnection, quote_identifier, quote_string
 use crate::decode::event::Flavor;
 use crate::error::{Error, Result};
 use crate::link::uuid_text;
+use crate::monitor;
 use crate::position::LogPos;
 use crate::position::marker::{BARRIER_TABLE, Marker, create_statements};
 use crate::preflight::gtids;
@@ -179,7 +180,7 @@ async fn refuse_unknown_gtids(nodes: &mut [(NodeConnection, Identity)]) -> Resul
 /// # Errors
 /// [`Error::Fenced`].
 pub(crate) async fn refuse_running(connection: &mut NodeConnection, node: &str) -> Result<()> {
-    let lock = quote_string(&format!("twinlog.engine.{node}"));
+    let lock = monitor::lock_name(node);
     let holder: Option<Option<u64>> = connection
         .first(
             &format!("SELECT IS_USED_LOCK({lock})"),

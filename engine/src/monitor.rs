@@ -23,13 +23,18 @@ const AUTO_INCREMENT_EVERY: Duration = Duration::from_secs(60);
 /// the look whether the node is still ours.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The name, as a literal, of the lock that the engine of a node holds at its server.
+pub(crate) fn lock_name(node: &str) -> String {
+    quote_string(&format!("twinlog.engine.{node}"))
+}
+
 /// Takes the node for this engine, by a lock that the server gives back when the engine's
 /// connection ends, however it ends.
 ///
 /// # Errors
 /// [`Error::Fenced`] when another engine has it.
 pub(crate) async fn own(connection: &mut NodeConnection, node: &str) -> Result<()> {
-    let lock = quote_string(&format!("twinlog.engine.{node}"));
+    let lock = lock_name(node);
     let context = "taking the engine's lock";
     let taken: Option<Option<i64>> = connection
         .first(&format!("SELECT GET_LOCK({lock}, 3)"), context)

@@ -6,18 +6,6 @@ use twinlog_cli::sandbox::ServerKind;
 use twinlog_harness::pair::PATIENCE;
 use twinlog_harness::{Pair, PairOptions};
 
-/// Both kinds of server, one after the other.
-macro_rules! on_both {
-    ($($test:ident),* $(,)?) => {
-        mod mariadb {
-            $(#[tokio::test] async fn $test() { super::$test(super::ServerKind::MariaDb).await; })*
-        }
-        mod mysql {
-            $(#[tokio::test] async fn $test() { super::$test(super::ServerKind::MySql).await; })*
-        }
-    };
-}
-
 on_both!(
     cascades_are_applied_once,
     checks_that_were_off_stay_off,

@@ -5,6 +5,22 @@
 // any of them fails.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+/// Makes a test of each function on each kind of server.
+macro_rules! on_both {
+    ($($test:ident),* $(,)?) => {
+        mod mariadb {
+            $(#[tokio::test(flavor = "multi_thread")] async fn $test() {
+                super::$test(super::ServerKind::MariaDb).await;
+            })*
+        }
+        mod mysql {
+            $(#[tokio::test(flavor = "multi_thread")] async fn $test() {
+                super::$test(super::ServerKind::MySql).await;
+            })*
+        }
+    };
+}
+
 mod check;
 mod compare;
 mod ddl_recognition;

@@ -10,17 +10,6 @@ const SCHEMA: &str = "CREATE DATABASE d; \
     CREATE TABLE d.counter (id INT PRIMARY KEY, n BIGINT NOT NULL); INSERT INTO d.counter VALUES (1, 0), (2, 0); \
     CREATE TABLE d.log (id BIGINT AUTO_INCREMENT PRIMARY KEY, node INT, n BIGINT)";
 
-macro_rules! on_both {
-    ($($test:ident),* $(,)?) => {
-        mod mariadb {
-            $(#[tokio::test(flavor = "multi_thread")] async fn $test() { super::$test(super::ServerKind::MariaDb).await; })*
-        }
-        mod mysql {
-            $(#[tokio::test(flavor = "multi_thread")] async fn $test() { super::$test(super::ServerKind::MySql).await; })*
-        }
-    };
-}
-
 on_both!(
     engine_dies_again_and_again,
     servers_die,

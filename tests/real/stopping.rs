@@ -10,18 +10,6 @@ use twinlog_harness::{Pair, PairOptions};
 const SCHEMA: &str = "CREATE DATABASE d; \
     CREATE TABLE d.t (id INT PRIMARY KEY, v INT, u INT UNIQUE); INSERT INTO d.t VALUES (1, 0, 1), (2, 0, 2)";
 
-/// Both kinds of server, one after the other.
-macro_rules! on_both {
-    ($($test:ident),* $(,)?) => {
-        mod mariadb {
-            $(#[tokio::test] async fn $test() { super::$test(super::ServerKind::MariaDb).await; })*
-        }
-        mod mysql {
-            $(#[tokio::test] async fn $test() { super::$test(super::ServerKind::MySql).await; })*
-        }
-    };
-}
-
 on_both!(
     concurrent_writes_of_one_row,
     concurrent_writes_of_one_unique_value,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::row::{ColumnKind, Row, RowChange, SourceTable, Value};
-use crate::schema::TableSchema;
+use crate::schema::{TableSchema, is_spatial};
 use crate::transaction::ForeignKeyMode;
 
 /// Where the columns of a table stand in a row image; what fits is mapped and what does not is
@@ -20,16 +20,7 @@ impl ImageColumns {
     /// Matches by name, or by order where the log does not name columns.
     #[must_use]
     pub fn new(source: Arc<SourceTable>, target: Arc<TableSchema>) -> Self {
-        let mut image_of = vec![None; target.columns.len()];
-        for (index, column) in source.columns.iter().enumerate() {
-            let target_index = match column.name.as_deref() {
-                Some(name) => target.column(name),
-                None => (index < image_of.len()).then_some(index),
-            };
-            if let Some(target_index) = target_index {
-                image_of[target_index] = Some(index);
-            }
-        }
+        let image_of = match_columns(&source, &target);
         Self {
             source,
             target,
@@ -55,6 +46,22 @@ impl ImageColumns {
         let index = (*self.image_of.get(target_column)?)?;
         row.get(index)
     }
+}
+
+/// For each target column, its index in the image: by name, or by order where the log does not name
+/// columns.
+fn match_columns(source: &SourceTable, target: &TableSchema) -> Vec<Option<usize>> {
+    let mut image_of = vec![None; target.columns.len()];
+    for (index, column) in source.columns.iter().enumerate() {
+        let target_index = match column.name.as_deref() {
+            Some(name) => target.column(name),
+            None => (index < image_of.len()).then_some(index),
+        };
+        if let Some(target_index) = target_index {
+            image_of[target_index] = Some(index);
+        }
+    }
+    image_of
 }
 
 /// Columns of an origin's row image against the target's columns.
@@ -94,36 +101,26 @@ impl Mapping {
             table: source.to_string(),
             problem,
         };
-        let mut image_of = vec![None; target.columns.len()];
+        let image_of = match_columns(&source, &target);
         if source.has_names() {
-            for (index, column) in source.columns.iter().enumerate() {
-                let name = column.name.as_deref().unwrap_or_default();
-                match target.column(name) {
-                    Some(target_index) => image_of[target_index] = Some(index),
-                    None if tolerant => {}
-                    None => {
-                        return Err(differs(format!(
-                            "the origin has a column {name} that the target has not; make the \
-                             tables alike with ALTER TABLE, then start again"
-                        )));
-                    }
-                }
-            }
-        } else {
-            // Without names only the order is left, and that is sure only while both have the same
-            // columns.
-            if source.columns.len() != target.columns.len() {
+            let left_over =
+                (0..source.columns.len()).find(|index| !image_of.contains(&Some(*index)));
+            if let Some(index) = left_over.filter(|_| !tolerant) {
                 return Err(differs(format!(
-                    "the origin's row has {} columns and the target's table {}, and the log does \
-                     not name them: set binlog_row_metadata=FULL on every node, or make the tables \
-                     alike",
-                    source.columns.len(),
-                    target.columns.len()
+                    "the origin has a column {} that the target has not; make the tables alike \
+                     with ALTER TABLE, then start again",
+                    source.columns[index].name.as_deref().unwrap_or_default()
                 )));
             }
-            for (index, slot) in image_of.iter_mut().enumerate() {
-                *slot = Some(index);
-            }
+        } else if source.columns.len() != target.columns.len() {
+            // Without names only the order is left, and that is sure only while both have the same
+            // columns.
+            return Err(differs(format!(
+                "the origin's row has {} columns and the target's table {}, and the log does not \
+                 name them: set binlog_row_metadata=FULL on every node, or make the tables alike",
+                source.columns.len(),
+                target.columns.len()
+            )));
         }
         let mut written = Vec::new();
         let mut reread = Vec::new();
@@ -313,18 +310,7 @@ fn kind_fits(kind: ColumnKind, data_type: &str) -> bool {
         ColumnKind::Enum { .. } => data_type == "enum",
         ColumnKind::Set { .. } => data_type == "set",
         ColumnKind::Json { .. } => data_type == "json",
-        ColumnKind::Geometry { .. } => matches!(
-            data_type,
-            "geometry"
-                | "point"
-                | "linestring"
-                | "polygon"
-                | "multipoint"
-                | "multilinestring"
-                | "multipolygon"
-                | "geometrycollection"
-                | "geomcollection"
-        ),
+        ColumnKind::Geometry { .. } => is_spatial(data_type),
         ColumnKind::Vector { .. } => data_type == "vector",
     }
 }

@@ -1,54 +1,47 @@
 //! Column types: which can be carried, and when two are the same.
 
 use super::facts::Column;
+use crate::schema::is_spatial;
 
 /// Whether a `DATA_TYPE` survives the way through the log and a statement unchanged.
 pub(super) fn is_carried(data_type: &str) -> bool {
-    matches!(
-        data_type,
-        "tinyint"
-            | "smallint"
-            | "mediumint"
-            | "int"
-            | "bigint"
-            | "decimal"
-            | "float"
-            | "double"
-            | "bit"
-            | "date"
-            | "time"
-            | "datetime"
-            | "timestamp"
-            | "year"
-            | "char"
-            | "varchar"
-            | "tinytext"
-            | "text"
-            | "mediumtext"
-            | "longtext"
-            | "binary"
-            | "varbinary"
-            | "tinyblob"
-            | "blob"
-            | "mediumblob"
-            | "longblob"
-            | "enum"
-            | "set"
-            | "json"
-            | "geometry"
-            | "point"
-            | "linestring"
-            | "polygon"
-            | "multipoint"
-            | "multilinestring"
-            | "multipolygon"
-            | "geometrycollection"
-            | "geomcollection"
-            | "uuid"
-            | "inet4"
-            | "inet6"
-            | "vector"
-    )
+    is_spatial(data_type)
+        || matches!(
+            data_type,
+            "tinyint"
+                | "smallint"
+                | "mediumint"
+                | "int"
+                | "bigint"
+                | "decimal"
+                | "float"
+                | "double"
+                | "bit"
+                | "date"
+                | "time"
+                | "datetime"
+                | "timestamp"
+                | "year"
+                | "char"
+                | "varchar"
+                | "tinytext"
+                | "text"
+                | "mediumtext"
+                | "longtext"
+                | "binary"
+                | "varbinary"
+                | "tinyblob"
+                | "blob"
+                | "mediumblob"
+                | "longblob"
+                | "enum"
+                | "set"
+                | "json"
+                | "uuid"
+                | "inet4"
+                | "inet6"
+                | "vector"
+        )
 }
 
 /// A column as it matters to replication, in words: two columns are the same when these are equal.

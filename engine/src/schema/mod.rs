@@ -98,6 +98,23 @@ impl ColumnSchema {
     }
 }
 
+/// Whether a `DATA_TYPE` (lower case) is GEOMETRY or one of its kinds.
+#[must_use]
+pub fn is_spatial(data_type: &str) -> bool {
+    matches!(
+        data_type,
+        "geometry"
+            | "point"
+            | "linestring"
+            | "polygon"
+            | "multipoint"
+            | "multilinestring"
+            | "multipolygon"
+            | "geometrycollection"
+            | "geomcollection"
+    )
+}
+
 /// A column at the target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ColumnSchema {
