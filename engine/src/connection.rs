@@ -106,6 +106,19 @@ impl NodeConnection {
         Ok(found.unwrap_or(0))
     }
 
+    /// The first value of a query whose bytes need not be UTF-8, as text.
+    ///
+    /// # Errors
+    /// The server's or the connection's, with `context`.
+    pub async fn text(&mut self, sql: &[u8], context: &str) -> Result<Option<String>> {
+        let found: Option<Option<Vec<u8>>> = self
+            .conn
+            .query_first(sql)
+            .await
+            .map_err(|error| Error::from_driver(&self.node, context, error))?;
+        Ok(found.map(|text| String::from_utf8_lossy(&text.unwrap_or_default()).into_owned()))
+    }
+
     /// First row of a query's result.
     ///
     /// # Errors

@@ -23,6 +23,7 @@ macro_rules! on_both {
 
 mod check;
 mod compare;
+mod conflicts;
 mod ddl_recognition;
 mod definition;
 mod demo;

@@ -4,12 +4,14 @@
 //! and so holds their locks; asks the target for its log's end and waits until the tailer has read
 //! that far; looks for concurrent local writes of its keys; and commits, or rolls back. A local
 //! write that the check could miss would have to be committed but not yet in front of the log's
-//! end, which neither server does while its locks are released.
+//! end, which neither server does while its locks are released. What meets concurrent writes goes
+//! through the careful transaction instead: [`super::careful`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::careful::{CAREFUL_CHANGES, CAREFUL_TRANSACTIONS, Scope};
 use super::execute::{Failure, execute};
 use super::foreign_key;
 use super::mapping::Mapping;
@@ -17,6 +19,7 @@ use super::session;
 use crate::config::Config;
 use crate::conflict::detect::{Claim, Meeting, first_meeting};
 use crate::conflict::key::{KeyHash, TableHash, row_keys};
+use crate::conflict::policy::{NodeOrder, Policy};
 use crate::conflict::window::Window;
 use crate::connection::{Identity, NodeConnection};
 use crate::error::{Error, Result};
@@ -47,6 +50,8 @@ pub struct Applier {
     pub(super) progress: Arc<LinkProgress>,
     /// The marker row as committed.
     pub(super) marker: Marker,
+    /// Which of the two nodes stands first in the config.
+    pub(super) order: NodeOrder,
     mappings: HashMap<(usize, ForeignKeyMode), KnownMapping>,
     generation: u64,
     /// `foreign_key_checks` of the connection's session.
@@ -62,7 +67,7 @@ struct KnownMapping {
 }
 
 /// What an attempt to apply transactions came to.
-enum Attempt {
+pub(super) enum Attempt {
     Applied,
     /// A concurrent local write was met.
     Met(Meeting),
@@ -70,6 +75,17 @@ enum Attempt {
     Unfit(Failure),
     /// DDL changed the tables meanwhile: what was asked about them may not be all.
     Stale,
+}
+
+/// How transactions are tried.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    /// As few statements as it goes.
+    Merged,
+    /// Each change by itself.
+    OneByOne,
+    /// By the careful transaction.
+    Careful(Scope),
 }
 
 impl Applier {
@@ -98,6 +114,12 @@ impl Applier {
                 .await?;
         }
         let generation = catalog.generation();
+        let place = |name: &str| config.nodes.iter().position(|node| node.name == name);
+        let order = if place(&origin.node) < place(&target.node) {
+            NodeOrder::OriginFirst
+        } else {
+            NodeOrder::TargetFirst
+        };
         Ok(Self {
             connection,
             config,
@@ -107,6 +129,7 @@ impl Applier {
             catalog,
             progress,
             marker,
+            order,
             mappings: HashMap::new(),
             generation,
             foreign_key_checks: true,
@@ -148,19 +171,29 @@ impl Applier {
         }
     }
 
-    /// Applies row transactions: all in one commit if it goes, the harmless ones in front of a
-    /// trouble maker if not.
+    /// Applies row transactions: all in one commit if it goes; in parts, and those carefully that
+    /// meet concurrent local writes, if not.
     pub(super) async fn apply_rows(&mut self, transactions: &mut [Local]) -> Result<()> {
         let mut rest = transactions;
         while !rest.is_empty() {
-            match self.attempt(rest, true).await? {
+            match self.attempt(rest, Way::Merged).await? {
                 Attempt::Applied => return Ok(()),
-                Attempt::Met(meeting) if meeting.transaction > 0 => {
-                    let (front, back) = rest.split_at_mut(meeting.transaction);
-                    self.one_transaction_each(front).await?;
-                    rest = back;
+                Attempt::Met(meeting) => {
+                    // A long way to the first meeting goes the ordinary way.
+                    let front = meeting.transaction;
+                    let (front, carefully) = if front > CAREFUL_TRANSACTIONS {
+                        (front, false)
+                    } else {
+                        (careful_prefix(rest), true)
+                    };
+                    let (now, later) = rest.split_at_mut(front);
+                    if carefully {
+                        self.settle_together(now).await?;
+                    } else {
+                        self.one_transaction_each_if_needed(now).await?;
+                    }
+                    rest = later;
                 }
-                Attempt::Met(meeting) => return Err(self.conflict(&rest[0], meeting)),
                 // Find out which transaction and row it is, with everything before it applied.
                 Attempt::Unfit(_) | Attempt::Stale => {
                     self.progress.regrouped();
@@ -171,10 +204,32 @@ impl Applier {
         Ok(())
     }
 
+    /// Transactions in front of a meeting: together, if nobody wrote their keys meanwhile.
+    async fn one_transaction_each_if_needed(&mut self, transactions: &mut [Local]) -> Result<()> {
+        match self.attempt(transactions, Way::Merged).await? {
+            Attempt::Applied => Ok(()),
+            Attempt::Met(_) | Attempt::Unfit(_) | Attempt::Stale => {
+                self.one_transaction_each(transactions).await
+            }
+        }
+    }
+
+    /// Transactions of which some meet concurrent local writes.
+    async fn settle_together(&mut self, transactions: &mut [Local]) -> Result<()> {
+        let way = Way::Careful(Scope::Contended);
+        match self.attempt(transactions, way).await? {
+            Attempt::Applied => Ok(()),
+            Attempt::Met(_) | Attempt::Unfit(_) | Attempt::Stale => {
+                self.progress.regrouped();
+                self.one_transaction_each(transactions).await
+            }
+        }
+    }
+
     async fn one_transaction_each(&mut self, transactions: &mut [Local]) -> Result<()> {
         for index in 0..transactions.len() {
             let one = &mut transactions[index..=index];
-            let mut attempt = self.attempt(one, false).await?;
+            let mut attempt = self.attempt(one, Way::OneByOne).await?;
             if let Attempt::Unfit(Failure::Refused {
                 code: 1054 | 1136 | 1146,
                 ..
@@ -182,15 +237,23 @@ impl Applier {
             {
                 // Our picture of the table is older than the table: look again, once.
                 self.forget_schemas();
-                attempt = self.attempt(one, false).await?;
+                attempt = self.attempt(one, Way::OneByOne).await?;
+            }
+            if matches!(attempt, Attempt::Met(_)) {
+                attempt = self.attempt(one, Way::Careful(Scope::Contended)).await?;
+            }
+            if let Attempt::Unfit(Failure::Missing { .. } | Failure::Refused { code: 1062, .. }) =
+                attempt
+            {
+                // Each row by itself tells what it is.
+                attempt = self.attempt(one, Way::Careful(Scope::All)).await?;
             }
             match attempt {
                 Attempt::Applied => {}
-                Attempt::Met(meeting) => return Err(self.conflict(&one[0], meeting)),
                 Attempt::Unfit(failure) => return Err(self.unfit(&one[0], failure)),
-                Attempt::Stale => {
+                Attempt::Met(_) | Attempt::Stale => {
                     return Err(Error::Internal(
-                        "a stale attempt was not repeated".to_owned(),
+                        "an attempt was not repeated though it had to be".to_owned(),
                     ));
                 }
             }
@@ -198,9 +261,13 @@ impl Applier {
         Ok(())
     }
 
-    async fn attempt(&mut self, transactions: &mut [Local], merge: bool) -> Result<Attempt> {
+    async fn attempt(&mut self, transactions: &mut [Local], way: Way) -> Result<Attempt> {
         loop {
-            let result = self.try_apply(transactions, merge).await;
+            let result = match way {
+                Way::Merged => self.try_apply(transactions, true).await,
+                Way::OneByOne => self.try_apply(transactions, false).await,
+                Way::Careful(scope) => self.try_careful(transactions, scope).await,
+            };
             if !matches!(result, Ok(Attempt::Applied)) {
                 // Whatever it was, nothing of it may stay. If the connection is gone the server
                 // rolls back by itself, and the first error tells more.
@@ -347,7 +414,7 @@ impl Applier {
         })
     }
 
-    fn marker_behind(&self, transactions: &[Local], last: &Local) -> Marker {
+    pub(super) fn marker_behind(&self, transactions: &[Local], last: &Local) -> Marker {
         let counted = transactions
             .iter()
             .filter(|transaction| !transaction.barrier);
@@ -410,7 +477,7 @@ impl Applier {
     }
 
     /// The mapping of each change of a transaction, its numbers read as the target's schema says.
-    async fn map(&mut self, transaction: &mut Local) -> Result<Vec<Arc<Mapping>>> {
+    pub(super) async fn map(&mut self, transaction: &mut Local) -> Result<Vec<Arc<Mapping>>> {
         let generation = self.catalog.generation();
         if generation != self.generation || self.mappings.len() > KNOWN_MAPPINGS {
             self.mappings.clear();
@@ -519,23 +586,9 @@ impl Applier {
         }
     }
 
-    fn conflict(&self, transaction: &Local, meeting: Meeting) -> Error {
-        let table = transaction
-            .changes
-            .get(meeting.change)
-            .map(|change| change.table.to_string())
-            .unwrap_or_default();
-        Error::Conflict(format!(
-            "table {table}: the transaction of node {origin} at {origin_position} and the one of \
-             node {target} that ends at {local} wrote the same key without having seen each other. \
-             This version does not settle conflicts yet: compare the row on both nodes, make both \
-             alike, then {next}",
-            origin = self.origin.node,
-            target = self.target.node,
-            origin_position = self.origin.log_name.show(transaction.start),
-            local = self.target.log_name.show(meeting.local),
-            next = self.go_on_behind(transaction),
-        ))
+    /// The policy of a table.
+    pub(super) fn policy(&self, _mapping: &Mapping) -> Policy {
+        Policy::default()
     }
 
     fn unfit(&self, transaction: &Local, failure: Failure) -> Error {
@@ -587,6 +640,19 @@ impl Applier {
             }
         }
     }
+}
+
+/// How many of the transactions one careful transaction takes.
+fn careful_prefix(transactions: &[Local]) -> usize {
+    let mut changes = 0;
+    let fits = transactions
+        .iter()
+        .take(CAREFUL_TRANSACTIONS)
+        .take_while(|transaction| {
+            changes += transaction.changes.len();
+            changes <= CAREFUL_CHANGES
+        });
+    fits.count().max(1)
 }
 
 /// Every key that the transactions claim or leave.

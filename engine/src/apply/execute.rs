@@ -66,16 +66,7 @@ pub async fn execute(
 ) -> Result<(), Failure> {
     for step in steps {
         let mapping = step.mapping();
-        if mapping.target.in_foreign_keys() {
-            let wanted = mapping.foreign_keys == ForeignKeyMode::Engine;
-            if *checks != wanted {
-                let sql = format!("SET SESSION foreign_key_checks = {}", u8::from(wanted));
-                connection
-                    .execute(sql, "setting foreign_key_checks")
-                    .await?;
-                *checks = wanted;
-            }
-        }
+        mind_foreign_keys(connection, mapping, checks).await?;
         match step {
             Step::Insert(mapping, rows) => {
                 let writer = StatementWriter::new(mapping, flavor);
@@ -191,6 +182,44 @@ async fn send(
         }),
         Err(error) => Err(classify(connection.node(), mapping, action, error)),
     }
+}
+
+/// Sends one statement of any number of rows; gives how many it found. `checks` as for [`execute`].
+///
+/// # Errors
+/// [`Failure`].
+pub(super) async fn one(
+    connection: &mut NodeConnection,
+    mapping: &Mapping,
+    sql: &[u8],
+    action: &'static str,
+    checks: &mut bool,
+) -> Result<u64, Failure> {
+    mind_foreign_keys(connection, mapping, checks).await?;
+    connection
+        .try_execute(sql)
+        .await
+        .map_err(|error| classify(connection.node(), mapping, action, error))
+}
+
+/// Sets the session's `foreign_key_checks` as the mapping's rows were written.
+async fn mind_foreign_keys(
+    connection: &mut NodeConnection,
+    mapping: &Mapping,
+    checks: &mut bool,
+) -> Result<()> {
+    if !mapping.target.in_foreign_keys() {
+        return Ok(());
+    }
+    let wanted = mapping.foreign_keys == ForeignKeyMode::Engine;
+    if *checks != wanted {
+        let sql = format!("SET SESSION foreign_key_checks = {}", u8::from(wanted));
+        connection
+            .execute(sql, "setting foreign_key_checks")
+            .await?;
+        *checks = wanted;
+    }
+    Ok(())
 }
 
 fn classify(node: &str, mapping: &Mapping, action: &str, error: mysql_async::Error) -> Failure {

@@ -1,10 +1,13 @@
 //! Writes what an origin did to the target: SQL statements, the apply transaction, DDL.
 
 pub mod applier;
+mod careful;
 mod definition;
 pub mod execute;
 mod foreign_key;
+mod image;
 pub mod literal;
+mod locking;
 pub mod mapping;
 pub mod session;
 pub mod statement;

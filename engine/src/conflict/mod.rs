@@ -6,6 +6,7 @@
 
 pub mod claim;
 pub mod detect;
+pub mod journal;
 pub mod key;
 pub mod policy;
 pub mod resolve;

@@ -216,6 +216,9 @@ impl LinkProgress {
         self.retries.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// stub
+    pub fn conflict(&self, _kind: &str, _winner: &str) {}
+
     /// A merged group was taken apart.
     pub fn regrouped(&self) {
         self.regrouped.fetch_add(1, Ordering::Relaxed);

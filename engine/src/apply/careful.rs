@@ -1,0 +1,482 @@
+//! The careful transaction: settles the changes that meet concurrent local writes, row by row, and
+//! writes down how (docs/conflicts.md, "What the apply owes").
+//!
+//! In this order, all in one transaction of REPEATABLE READ, whose locking reads also lock the gaps
+//! where a key is missing:
+//!
+//! 1. lock every key of the changes that are to be settled;
+//! 2. wait until the tailer has read up to the end that the log has then. No local write of these
+//!    keys can be missing in the window now, nor come to be before the commit;
+//! 3. go through the changes in the log's order: those that meet nothing as few statements as ever,
+//!    the others by [`resolve`];
+//! 4. look once more for meetings of those that met nothing, as the ordinary path does;
+//! 5. commit rows, marker and journal together.
+
+use std::sync::Arc;
+
+use super::applier::{Applier, Attempt};
+use super::execute::{Failure, execute};
+use super::foreign_key;
+use super::image;
+use super::locking::{Locking, Named};
+use super::mapping::Mapping;
+use super::statement::StatementWriter;
+use crate::conflict::claim::RowWrite;
+use crate::conflict::journal::{self, Entry, ImageSql};
+use crate::conflict::key::{KeyHash, image_keys};
+use crate::conflict::policy::Winner;
+use crate::conflict::resolve::{
+    Arrival, Conflict, Finding, MetKey, Resolution, RowAction, resolve,
+};
+use crate::error::{Error, Result};
+use crate::group::{coalesced, one_by_one};
+use crate::position::LogPos;
+use crate::row::{Row, RowChange};
+use crate::transaction::Local;
+
+/// Transactions that are settled in one commit. Local writers of the same rows wait for it.
+pub(super) const CAREFUL_TRANSACTIONS: usize = 64;
+/// Row changes likewise; one transaction alone may have more.
+pub(super) const CAREFUL_CHANGES: usize = 512;
+/// How often a careful transaction begins anew because clients wrote what it had not locked, before
+/// it pauses as for a deadlock.
+const ROUNDS: usize = 8;
+
+/// Which changes are settled one by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Those that meet concurrent local writes.
+    Contended,
+    /// All: something does not fit, and it is to be found out what.
+    All,
+}
+
+/// A change with what it writes, as keys.
+struct Weighed<'t> {
+    transaction: &'t Local,
+    mapping: &'t Arc<Mapping>,
+    change: &'t RowChange,
+    writes: Vec<RowWrite>,
+    contended: bool,
+}
+
+impl Applier {
+    /// One attempt to settle and apply the transactions in one commit. Anything but
+    /// [`Attempt::Applied`] is to be rolled back.
+    pub(super) async fn try_careful(
+        &mut self,
+        transactions: &mut [Local],
+        scope: Scope,
+    ) -> Result<Attempt> {
+        let generation = self.catalog.generation();
+        let mut mappings: Vec<Vec<Arc<Mapping>>> = Vec::with_capacity(transactions.len());
+        for transaction in transactions.iter_mut() {
+            mappings.push(self.map(transaction).await?);
+        }
+        let transactions = &*transactions;
+        let Some(last) = transactions.last() else {
+            return Ok(Attempt::Applied);
+        };
+        let mut weighed = self.weigh(transactions, &mappings, scope)?;
+        // Of this one transaction only.
+        self.connection
+            .execute(
+                "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+                "beginning a careful transaction",
+            )
+            .await?;
+        let marker = self.marker_behind(transactions, last);
+        self.write_marker(&marker).await?;
+        let mut fresh: Vec<usize> = (0..weighed.len())
+            .filter(|index| weighed[*index].contended)
+            .collect();
+        let mut rounds = 0;
+        // Clients may write what was not locked yet, until it is.
+        loop {
+            for index in std::mem::take(&mut fresh) {
+                self.lock(&weighed[index]).await?;
+            }
+            self.tailer_at_end().await?;
+            for (index, change) in weighed.iter_mut().enumerate() {
+                if !change.contended && self.meets(change)? {
+                    change.contended = true;
+                    fresh.push(index);
+                }
+            }
+            if fresh.is_empty() {
+                break;
+            }
+            rounds += 1;
+            if rounds == ROUNDS {
+                return Err(self.contention("clients keep writing the rows that are settled"));
+            }
+        }
+        if self.catalog.generation() != generation {
+            return Ok(Attempt::Stale);
+        }
+        let mut entries = Vec::new();
+        let mut index = 0;
+        while index < weighed.len() {
+            if weighed[index].contended {
+                if let Some(attempt) = self.settle(&weighed[index], &mut entries).await? {
+                    return Ok(attempt);
+                }
+                index += 1;
+                continue;
+            }
+            let behind = weighed[index..].iter().position(|change| change.contended);
+            let end = behind.map_or(weighed.len(), |length| index + length);
+            let changes = || weighed[index..end].iter().map(|w| (w.mapping, w.change));
+            let steps = coalesced(changes()).unwrap_or_else(|| one_by_one(changes()));
+            let flavor = self.target.flavor;
+            let checks = &mut self.foreign_key_checks;
+            match execute(&mut self.connection, flavor, &steps, checks).await {
+                Ok(()) => {}
+                Err(Failure::Error(error)) => return Err(error),
+                Err(failure) => return Ok(Attempt::Unfit(failure)),
+            }
+            index = end;
+        }
+        let questions = foreign_key::questions(transactions, &mappings, self.target.flavor)?;
+        if let Some(orphan) = foreign_key::ask(&mut self.connection, questions).await? {
+            return Ok(Attempt::Unfit(orphan));
+        }
+        if weighed.iter().any(|change| !change.contended) {
+            self.tailer_at_end().await?;
+            for change in weighed.iter().filter(|change| !change.contended) {
+                if self.meets(change)? {
+                    return Err(self.contention("a client wrote a row while it was applied"));
+                }
+            }
+            if self.catalog.generation() != generation {
+                return Ok(Attempt::Stale);
+            }
+        }
+        if !entries.is_empty() {
+            let sql = journal::insert(&self.config.engine.schema, &entries);
+            self.connection
+                .execute(sql, "writing the conflict journal")
+                .await?;
+        }
+        self.connection.execute("COMMIT", "committing").await?;
+        self.marker = marker;
+        self.progress.applied(transactions);
+        for entry in &entries {
+            self.progress.conflict(&entry.kind, entry.winner.as_str());
+        }
+        Ok(Attempt::Applied)
+    }
+
+    fn weigh<'t>(
+        &self,
+        transactions: &'t [Local],
+        mappings: &'t [Vec<Arc<Mapping>>],
+        scope: Scope,
+    ) -> Result<Vec<Weighed<'t>>> {
+        let mut weighed = Vec::new();
+        for (transaction, mappings) in transactions.iter().zip(mappings) {
+            for (change, mapping) in transaction.changes.iter().zip(mappings) {
+                let change = &change.change;
+                let keys = |row: &Row| {
+                    image_keys(&mapping.target, |column| mapping.value(row, column))
+                };
+                let mut change = Weighed {
+                    transaction,
+                    mapping,
+                    change,
+                    writes: RowWrite::of(change, keys).collect(),
+                    contended: false,
+                };
+                change.contended = self.meets(&change)? || scope == Scope::All;
+                weighed.push(change);
+            }
+        }
+        Ok(weighed)
+    }
+
+    /// Whether a key that the change claims or leaves was claimed here, unseen by its origin.
+    fn meets(&self, change: &Weighed<'_>) -> Result<bool> {
+        let seen = change.transaction.seen.position;
+        let target = &change.mapping.target;
+        for table in [target.name.as_str(), ""] {
+            let key = KeyHash::whole_table(&target.database, table);
+            if let Some(local) = self.window.concurrent_write(key, seen) {
+                return Err(self.rows_meet_definition(change, local.position));
+            }
+        }
+        Ok(change.writes.iter().any(|write| {
+            let left = write.left().iter().map(|(_, key)| *key);
+            write
+                .claims()
+                .map(|(key, _)| key)
+                .chain(left)
+                .any(|key| self.window.concurrent_write(key, seen).is_some())
+        }))
+    }
+
+    /// Locks all that a change claims or leaves.
+    async fn lock(&mut self, change: &Weighed<'_>) -> Result<()> {
+        for sql in self.locks(change)? {
+            let context = "locking the rows of a conflict";
+            self.connection.count(&sql, context).await?;
+        }
+        Ok(())
+    }
+
+    fn locks(&self, change: &Weighed<'_>) -> Result<Vec<Vec<u8>>> {
+        let locking = Locking::new(change.mapping, self.target.flavor);
+        let (before, after) = match change.change {
+            RowChange::Insert { after } => (None, Some(after)),
+            RowChange::Update { before, after } => (Some(before), Some(after)),
+            RowChange::Delete { before } => (Some(before), None),
+        };
+        let rows = before.into_iter().chain(after).map(Named::ByRowKey);
+        let mut locks = rows
+            .map(|row| locking.lock(row))
+            .collect::<Result<Vec<_>>>()?;
+        for write in &change.writes {
+            for (number, _) in write.unique_claims() {
+                if let Some(after) = after {
+                    locks.push(locking.lock(Named::Holder(*number, after))?);
+                }
+            }
+        }
+        Ok(locks)
+    }
+
+    /// Settles one change. Gives what stands in the way, if something does.
+    async fn settle(
+        &mut self,
+        change: &Weighed<'_>,
+        entries: &mut Vec<Entry>,
+    ) -> Result<Option<Attempt>> {
+        for write in &change.writes {
+            let row = match (write, change.change) {
+                (RowWrite::Delete { .. }, RowChange::Update { before, .. })
+                | (RowWrite::Delete { .. }, RowChange::Delete { before }) => before,
+                (_, RowChange::Insert { after } | RowChange::Update { after, .. }) => after,
+                (_, RowChange::Delete { before }) => before,
+            };
+            let stored = self.stored(change.mapping, Named::ByRowKey(row)).await?;
+            let seen = change.transaction.seen.position;
+            let arrival = Arrival {
+                write,
+                effective: change.transaction.effective,
+                present: stored.is_some(),
+                policy: self.policy(change.mapping),
+                order: self.order,
+            };
+            let window = &self.window;
+            let resolution = resolve(&arrival, |key| window.concurrent_write(key, seen));
+            match &resolution.finding {
+                Finding::Halt(conflict) => {
+                    return Err(self.halted_by_policy(change, conflict));
+                }
+                Finding::Drift => {
+                    return Ok(Some(Attempt::Unfit(drift(change.mapping, write))));
+                }
+                Finding::Quiet | Finding::Conflict(_) => {}
+            }
+            let attempt = self
+                .carry_out(change, write, row, &resolution, stored, entries)
+                .await?;
+            if attempt.is_some() {
+                return Ok(attempt);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The stored row as a journal image, locked.
+    async fn stored(&mut self, mapping: &Mapping, named: Named<'_>) -> Result<Option<String>> {
+        let sql = Locking::new(mapping, self.target.flavor).read(named)?;
+        self.connection
+            .text(&sql, "reading a row of a conflict")
+            .await
+    }
+
+    async fn carry_out(
+        &mut self,
+        change: &Weighed<'_>,
+        write: &RowWrite,
+        row: &Row,
+        resolution: &Resolution,
+        stored: Option<String>,
+        entries: &mut Vec<Entry>,
+    ) -> Result<Option<Attempt>> {
+        let mapping = change.mapping;
+        let locking = Locking::new(mapping, self.target.flavor);
+        let present = stored.is_some();
+        let mut local_image = stored;
+        if let Finding::Conflict(conflict) = &resolution.finding {
+            // The row that holds a unique value is the other side where the row itself is not.
+            for number in conflict.met.iter().filter_map(|met| met.unique) {
+                if local_image.is_some() {
+                    break;
+                }
+                local_image = self.stored(mapping, Named::Holder(number, row)).await?;
+            }
+        }
+        let mut statements: Vec<(&'static str, Vec<u8>)> = Vec::new();
+        for number in &resolution.displace {
+            statements.push(("delete", locking.delete(Named::Holder(*number, row))?));
+        }
+        let writer = StatementWriter::new(mapping, self.target.flavor);
+        match resolution.row {
+            RowAction::Keep => {}
+            RowAction::Remove if !present => {}
+            RowAction::Remove => {
+                statements.push(("delete", locking.delete(Named::ByRowKey(row))?));
+            }
+            RowAction::Put if present => statements.push(("update", writer.update(row, row)?)),
+            RowAction::Put => {
+                let mut sql = writer.insert_head();
+                writer.push_row(&mut sql, row, true)?;
+                statements.push(("insert", sql));
+            }
+        }
+        for (action, sql) in statements {
+            let checks = &mut self.foreign_key_checks;
+            let sent = super::execute::one(&mut self.connection, mapping, &sql, action, checks);
+            match sent.await {
+                Ok(_) => {}
+                Err(Failure::Error(error)) => return Err(error),
+                Err(failure) => return Ok(Some(Attempt::Unfit(failure))),
+            }
+        }
+        if let Finding::Conflict(conflict) = &resolution.finding {
+            entries.push(self.entry(change, write, row, conflict, local_image)?);
+        }
+        Ok(None)
+    }
+
+    fn entry(
+        &self,
+        change: &Weighed<'_>,
+        write: &RowWrite,
+        row: &Row,
+        conflict: &Conflict,
+        local_image: Option<String>,
+    ) -> Result<Entry> {
+        let mapping = change.mapping;
+        let writer = StatementWriter::new(mapping, self.target.flavor);
+        let image = |row: &Row| {
+            image::of_log_image(mapping, &writer, row).map(ImageSql::Expression)
+        };
+        let (before, after) = match (write, change.change) {
+            (RowWrite::Delete { .. }, _) => (image(row)?, ImageSql::None),
+            (RowWrite::Update { .. }, RowChange::Update { before, .. }) => {
+                (image(before)?, image(row)?)
+            }
+            _ => (ImageSql::None, image(row)?),
+        };
+        let latest = conflict.met.iter().max_by_key(|met| met.local.position);
+        let winner_node = match conflict.winner {
+            Winner::Local => &self.target.node,
+            Winner::Remote => &self.origin.node,
+        };
+        Ok(Entry {
+            origin: self.origin.node.to_string(),
+            database: mapping.target.database.clone(),
+            table: mapping.target.name.clone(),
+            kind: conflict.kind.as_str().to_owned(),
+            policy: format!("{:?}", self.policy(mapping)),
+            winner: conflict.winner.into(),
+            winner_node: winner_node.to_string(),
+            columns: image::columns(mapping),
+            key_columns: image::key_columns(mapping),
+            local_position: latest.map(|met| self.target.log_name.show(met.local.position)),
+            local_effective: latest.map(|met| met.local.effective),
+            origin_position: self.origin.log_name.show(change.transaction.start),
+            origin_gtid: change
+                .transaction
+                .gtid
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            origin_effective: change.transaction.effective,
+            local_image: local_image.map_or(ImageSql::None, ImageSql::Text),
+            before_image: before,
+            after_image: after,
+            result_image: ImageSql::None,
+            met: self.met(mapping, &conflict.met),
+            note: String::new(),
+        })
+    }
+
+    fn met(&self, mapping: &Mapping, met: &[MetKey]) -> String {
+        let met: Vec<serde_json::Value> = met
+            .iter()
+            .map(|met| {
+                let unique = met
+                    .unique
+                    .and_then(|number| mapping.target.unique_keys.get(number));
+                serde_json::json!({
+                    "key": unique.map_or("PRIMARY", |unique| unique.name.as_str()),
+                    "winner": met.winner,
+                    "local_effective": met.local.effective,
+                    "local_position": self.target.log_name.show(met.local.position),
+                })
+            })
+            .collect();
+        serde_json::Value::from(met).to_string()
+    }
+
+    fn contention(&self, message: &str) -> Error {
+        Error::Contention {
+            node: self.target.node.to_string(),
+            code: 0,
+            message: message.to_owned(),
+        }
+    }
+
+    fn rows_meet_definition(&self, change: &Weighed<'_>, local: LogPos) -> Error {
+        Error::Conflict(format!(
+            "table {}: the transaction of node {} at {} meets DDL of node {} that removed rows \
+             without having seen it (it ends at {}). Decide which shall stay, make both nodes alike, \
+             then {}",
+            change.mapping.target,
+            self.origin.node,
+            self.origin.log_name.show(change.transaction.start),
+            self.target.node,
+            self.target.log_name.show(local),
+            self.go_on_behind(change.transaction),
+        ))
+    }
+
+    fn halted_by_policy(&self, change: &Weighed<'_>, conflict: &Conflict) -> Error {
+        let local = conflict.met.iter().map(|met| met.local.position).max();
+        Error::Conflict(format!(
+            "{} on table {}, whose policy is `halt`: the transaction of node {} at {} and the one of \
+             node {} that ends at {} wrote the same key without having seen each other. Compare the \
+             row on both nodes, make both alike, then {}",
+            conflict.kind.as_str(),
+            change.mapping.target,
+            self.origin.node,
+            self.origin.log_name.show(change.transaction.start),
+            self.target.node,
+            self.target.log_name.show(local.unwrap_or_default()),
+            self.go_on_behind(change.transaction),
+        ))
+    }
+}
+
+/// What a write is called that neither fits nor met anything.
+fn drift(mapping: &Mapping, write: &RowWrite) -> Failure {
+    let table = mapping.target.to_string();
+    match write {
+        RowWrite::Insert { .. } => Failure::Refused {
+            table,
+            code: 1062,
+            message: "the row is there already (key PRIMARY)".to_owned(),
+        },
+        RowWrite::Update { .. } => Failure::Missing {
+            table,
+            action: "update",
+        },
+        RowWrite::Delete { .. } => Failure::Missing {
+            table,
+            action: "delete",
+        },
+    }
+}

@@ -1,0 +1,105 @@
+//! Statements about the rows of one key: the locking reads of the careful transaction, and the
+//! deletes of rows that are displaced.
+//!
+//! Each looks for one whole unique key by equality, so that InnoDB locks that record or, where there
+//! is none, the gap in which it would be (under REPEATABLE READ).
+
+use super::image;
+use super::mapping::Mapping;
+use super::statement::StatementWriter;
+use crate::connection::quote_identifier;
+use crate::decode::event::Flavor;
+use crate::error::Result;
+use crate::row::Row;
+
+/// Which row is meant.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Named<'r> {
+    /// The row at the image's row key.
+    ByRowKey(&'r Row),
+    /// The row, other than the one at the image's row key, that holds the image's value of this
+    /// unique key (number among the schema's `unique_keys`).
+    Holder(usize, &'r Row),
+}
+
+/// Writes the statements of one table.
+pub(super) struct Locking<'m> {
+    mapping: &'m Mapping,
+    writer: StatementWriter<'m>,
+}
+
+impl<'m> Locking<'m> {
+    pub(super) fn new(mapping: &'m Mapping, flavor: Flavor) -> Self {
+        Self {
+            mapping,
+            writer: StatementWriter::new(mapping, flavor),
+        }
+    }
+
+    /// Locks the row, or the gap where it would be.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unsupported`] where a value has no literal, as for all of these.
+    pub(super) fn lock(&self, named: Named<'_>) -> Result<Vec<u8>> {
+        let mut sql = format!("SELECT 1 FROM {}", self.table()).into_bytes();
+        self.push_where(&mut sql, named)?;
+        sql.extend_from_slice(b" FOR UPDATE");
+        Ok(sql)
+    }
+
+    /// Likewise, and reads the row as a journal image.
+    pub(super) fn read(&self, named: Named<'_>) -> Result<Vec<u8>> {
+        let image = image::of_stored_row(self.mapping);
+        let mut sql = format!("SELECT {image} FROM {}", self.table()).into_bytes();
+        self.push_where(&mut sql, named)?;
+        sql.extend_from_slice(b" FOR UPDATE");
+        Ok(sql)
+    }
+
+    /// Removes the row.
+    pub(super) fn delete(&self, named: Named<'_>) -> Result<Vec<u8>> {
+        let mut sql = format!("DELETE FROM {}", self.table()).into_bytes();
+        self.push_where(&mut sql, named)?;
+        Ok(sql)
+    }
+
+    fn push_where(&self, out: &mut Vec<u8>, named: Named<'_>) -> Result<()> {
+        out.extend_from_slice(b" WHERE ");
+        match named {
+            Named::ByRowKey(row) => self.push_columns(out, row, &self.mapping.target.row_key),
+            Named::Holder(number, row) => {
+                let columns = self.mapping.target.unique_keys.get(number);
+                let columns = columns.map_or(&[][..], |unique| &unique.columns);
+                self.push_columns(out, row, columns)?;
+                out.extend_from_slice(b" AND NOT (");
+                self.push_columns(out, row, &self.mapping.target.row_key)?;
+                out.push(b')');
+                Ok(())
+            }
+        }
+    }
+
+    fn push_columns(&self, out: &mut Vec<u8>, row: &Row, columns: &[usize]) -> Result<()> {
+        for (number, target) in columns.iter().enumerate() {
+            if number > 0 {
+                out.extend_from_slice(b" AND ");
+            }
+            let name = quote_identifier(&self.mapping.target.columns[*target].name);
+            out.extend_from_slice(name.as_bytes());
+            out.push(b'=');
+            match self.mapping.image_index(*target) {
+                Some(source) => self.writer.push_literal(out, row, source, *target)?,
+                None => out.extend_from_slice(b"NULL"),
+            }
+        }
+        Ok(())
+    }
+
+    fn table(&self) -> String {
+        format!(
+            "{}.{}",
+            quote_identifier(&self.mapping.target.database),
+            quote_identifier(&self.mapping.target.name)
+        )
+    }
+}
