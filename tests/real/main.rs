@@ -29,6 +29,7 @@ mod definition;
 mod demo;
 mod fidelity;
 mod foreign_keys;
+mod hot_rows;
 mod recovery;
 mod sandbox;
 mod spine;
