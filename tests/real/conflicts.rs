@@ -13,6 +13,7 @@ on_both!(
     the_later_claim_of_a_unique_value_wins,
     deletes_meet_updates,
     a_late_arrival_displaces_though_it_does_not_stand,
+    concurrent_writes_of_an_unsigned_key,
 );
 
 /// Both nodes are written to while no engine runs; then both engines start and all drains.
@@ -107,4 +108,26 @@ async fn a_late_arrival_displaces_though_it_does_not_stand(kind: ServerKind) {
     pair.assert_equal().await;
     let expected = [(1, 0, Some(1)), (2, 3, Some(26)), (3, 0, Some(3))];
     assert_eq!(rows(&pair).await, expected);
+}
+
+/// A log without metadata does not say that a key is unsigned.
+async fn concurrent_writes_of_an_unsigned_key(kind: ServerKind) {
+    let mut options = PairOptions::new(kind);
+    options.extra_args = vec![match kind {
+        ServerKind::MariaDb => "--binlog-row-metadata=NO_LOG".to_owned(),
+        ServerKind::MySql => "--binlog-row-metadata=MINIMAL".to_owned(),
+    }];
+    let mut pair = Pair::start(
+        &options,
+        "CREATE DATABASE d; CREATE TABLE d.u (id TINYINT UNSIGNED PRIMARY KEY, v INT); INSERT INTO d.u VALUES (200, 0)",
+    )
+    .await;
+    pair.stop_engine(0).await;
+    pair.stop_engine(1).await;
+    pair.run(0, "UPDATE d.u SET v = 1").await;
+    pair.run(1, "UPDATE d.u SET v = 2").await;
+    pair.start_engine(0).await;
+    pair.start_engine(1).await;
+    pair.wait().await;
+    pair.assert_equal().await;
 }

@@ -11,9 +11,6 @@ const SCHEMA: &str = "CREATE DATABASE d; \
     CREATE TABLE d.t (id INT PRIMARY KEY, v INT, u INT UNIQUE); INSERT INTO d.t VALUES (1, 0, 1), (2, 0, 2)";
 
 on_both!(
-    concurrent_writes_of_one_row,
-    concurrent_writes_of_one_unique_value,
-    aba_is_seen,
     writes_one_after_the_other_are_no_conflict,
     a_row_that_is_missing,
     a_row_that_is_there_already,
@@ -27,69 +24,10 @@ on_both!(
     statement_format,
     not_set_up,
     row_larger_than_a_packet,
-    concurrent_writes_of_an_unsigned_key,
     rows_meet_ddl,
     reset_log_that_grew,
     log_reset_under_the_engine,
 );
-
-async fn concurrently(kind: ServerKind, on_a: &str, on_b: &str) -> Pair {
-    let mut pair = Pair::start(&PairOptions::new(kind), SCHEMA).await;
-    pair.wait().await;
-    pair.stop_engine(0).await;
-    pair.stop_engine(1).await;
-    pair.run(0, on_a).await;
-    pair.run(1, on_b).await;
-    pair.start_engine(0).await;
-    pair.start_engine(1).await;
-    pair
-}
-
-async fn concurrent_writes_of_one_row(kind: ServerKind) {
-    let pair = concurrently(
-        kind,
-        "INSERT INTO d.t VALUES (10, 0, 10); UPDATE d.t SET v = 1 WHERE id = 1; INSERT INTO d.t VALUES (12, 0, 12)",
-        "INSERT INTO d.t VALUES (11, 0, 11); UPDATE d.t SET v = 2 WHERE id = 1",
-    )
-    .await;
-    for node in [0, 1] {
-        let message = pair.halted(node).await;
-        assert!(
-            message.contains("d.t") && message.contains("positions set"),
-            "{message}"
-        );
-    }
-    // Neither overwrote the other; what stood in front is there, what stands behind is not.
-    let of_a: Vec<(i32, i32)> = pair.query(0, "SELECT id, v FROM d.t ORDER BY id").await;
-    assert_eq!(of_a, [(1, 1), (2, 0), (10, 0), (11, 0), (12, 0)]);
-    let of_b: Vec<(i32, i32)> = pair.query(1, "SELECT id, v FROM d.t ORDER BY id").await;
-    assert_eq!(of_b, [(1, 2), (2, 0), (10, 0), (11, 0)]);
-}
-
-async fn concurrent_writes_of_one_unique_value(kind: ServerKind) {
-    let pair = concurrently(
-        kind,
-        "INSERT INTO d.t VALUES (10, 0, 77)",
-        "INSERT INTO d.t VALUES (11, 0, 77)",
-    )
-    .await;
-    for node in [0, 1] {
-        assert!(pair.halted(node).await.contains("same key"));
-    }
-}
-
-async fn aba_is_seen(kind: ServerKind) {
-    // Comparing images would find nothing wrong with b's row.
-    let pair = concurrently(
-        kind,
-        "UPDATE d.t SET v = 9 WHERE id = 1",
-        "UPDATE d.t SET v = 5 WHERE id = 1; UPDATE d.t SET v = 0 WHERE id = 1",
-    )
-    .await;
-    assert!(pair.halted(1).await.contains("same key"));
-    let v: Vec<i32> = pair.query(1, "SELECT v FROM d.t WHERE id = 1").await;
-    assert_eq!(v, [0]);
-}
 
 async fn writes_one_after_the_other_are_no_conflict(kind: ServerKind) {
     let pair = Pair::start(&PairOptions::new(kind), SCHEMA).await;
@@ -344,29 +282,6 @@ async fn row_larger_than_a_packet(kind: ServerKind) {
         .await;
     let message = pair.halted(1).await;
     assert!(message.contains("max_allowed_packet"), "{message}");
-}
-
-/// A log without metadata does not say that a key is unsigned.
-async fn concurrent_writes_of_an_unsigned_key(kind: ServerKind) {
-    let mut options = PairOptions::new(kind);
-    options.extra_args = vec![match kind {
-        ServerKind::MariaDb => "--binlog-row-metadata=NO_LOG".to_owned(),
-        ServerKind::MySql => "--binlog-row-metadata=MINIMAL".to_owned(),
-    }];
-    let mut pair = Pair::start(
-        &options,
-        "CREATE DATABASE d; CREATE TABLE d.u (id TINYINT UNSIGNED PRIMARY KEY, v INT); INSERT INTO d.u VALUES (200, 0)",
-    )
-    .await;
-    pair.stop_engine(0).await;
-    pair.stop_engine(1).await;
-    pair.run(0, "UPDATE d.u SET v = 1").await;
-    pair.run(1, "UPDATE d.u SET v = 2").await;
-    pair.start_engine(0).await;
-    pair.start_engine(1).await;
-    for node in [0, 1] {
-        assert!(pair.halted(node).await.contains("same key"));
-    }
 }
 
 /// DDL that removes or moves rows must not do that to rows which its origin had not seen; nor may
