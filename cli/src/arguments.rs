@@ -90,6 +90,9 @@ pub(crate) enum Command {
     /// Show where every link stands in its origin's log, or set it by hand.
     #[command(subcommand)]
     Positions(Positions),
+    /// Show which concurrent writes met and how they were settled, and take a verdict back.
+    #[command(subcommand)]
+    Conflicts(Conflicts),
     /// Compare all replicated rows of the nodes.
     ///
     /// Nothing is locked: the answer means something only while nobody writes.
@@ -180,6 +183,65 @@ pub(crate) struct PositionsSet {
     pub(crate) target: String,
     /// `file:offset` of the origin's log, at the start of a transaction; or `end`.
     pub(crate) position: String,
+    /// Do not ask.
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+}
+
+/// `twinlog conflicts`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Conflicts {
+    /// List the settled conflicts in the nodes' journals, the latest first.
+    List(ConflictsList),
+    /// Show one conflict: both images side by side, and who won.
+    Show(ConflictsShow),
+    /// Write the losing image as a new change, which then stands on every node.
+    ///
+    /// Shows what it will write and asks. Refused where the row was changed since.
+    Flip(ConflictsFlip),
+}
+
+/// `twinlog conflicts list`
+#[derive(Debug, Args)]
+pub(crate) struct ConflictsList {
+    /// The journal of this node only.
+    #[arg(long)]
+    pub(crate) node: Option<String>,
+    /// Tables, as `shop.*`.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) table: Option<String>,
+    /// Kind of conflict, such as `update_origin_differs`.
+    #[arg(long)]
+    pub(crate) kind: Option<String>,
+    /// Settled within this time, such as 1h.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(crate) since: Option<Duration>,
+    /// At most so many.
+    #[arg(long, default_value_t = 50)]
+    pub(crate) limit: u64,
+}
+
+/// `twinlog conflicts show`
+#[derive(Debug, Args)]
+pub(crate) struct ConflictsShow {
+    /// Number of the entry.
+    pub(crate) id: u64,
+    /// The node in whose journal it stands.
+    #[arg(long)]
+    pub(crate) node: Option<String>,
+}
+
+/// `twinlog conflicts flip`
+#[derive(Debug, Args)]
+pub(crate) struct ConflictsFlip {
+    /// Number of the entry.
+    pub(crate) id: u64,
+    /// The node in whose journal it stands, and where the losing image is written.
+    #[arg(long)]
+    pub(crate) node: Option<String>,
+    /// Write it although the row was changed since.
+    #[arg(long)]
+    pub(crate) force: bool,
     /// Do not ask.
     #[arg(long, short)]
     pub(crate) yes: bool,

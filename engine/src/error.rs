@@ -59,6 +59,10 @@ pub enum Error {
         message: String,
     },
 
+    /// Another engine of the cluster goes by other rules; nothing is applied until it does not.
+    #[error("{0}")]
+    Apart(String),
+
     /// Bytes of the binlog do not mean what they should.
     #[error("binlog of node {node} at {position}: {problem}")]
     Binlog {
@@ -141,7 +145,9 @@ impl Error {
     #[must_use]
     pub fn disposition(&self) -> Disposition {
         match self {
-            Error::Connection { .. } | Error::Contention { .. } => Disposition::Retry,
+            Error::Connection { .. } | Error::Contention { .. } | Error::Apart(_) => {
+                Disposition::Retry
+            }
             Error::Config(_)
             | Error::Server { .. }
             | Error::Binlog { .. }

@@ -6,8 +6,9 @@ use crate::decode::event::Flavor;
 use crate::error::{Error, Result};
 use crate::link::uuid_text;
 use crate::monitor;
+use crate::own_schema;
 use crate::position::LogPos;
-use crate::position::marker::{BARRIER_TABLE, Marker, create_statements};
+use crate::position::marker::{BARRIER_TABLE, Marker};
 use crate::preflight::gtids;
 
 /// What was set up.
@@ -55,11 +56,7 @@ pub async fn init(config: &Config, force: bool) -> Result<InitReport> {
         refuse_unknown_gtids(&mut nodes).await?;
     }
     for (connection, identity) in &mut nodes {
-        for statement in create_statements(schema) {
-            connection
-                .execute(&statement, "making the engine's schema")
-                .await?;
-        }
+        own_schema::ensure(connection, schema).await?;
         // So that a wait never has to tell an insert from an update.
         let row = format!(
             "INSERT IGNORE INTO {}.{BARRIER_TABLE} (node, token) VALUES {}",

@@ -6,6 +6,7 @@
 //! transactions, [`apply`] writes them to the target and [`position`] remembers how far it came.
 //! [`conflict`] says which writes were concurrent. See `docs/architecture.md` for the map.
 
+mod agreement;
 pub mod apply;
 pub mod assemble;
 mod backoff;
@@ -23,6 +24,7 @@ mod link;
 pub mod log_reader;
 pub mod monitor;
 pub mod origin;
+pub mod own_schema;
 pub mod position;
 pub mod preflight;
 pub mod replicator;

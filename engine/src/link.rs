@@ -7,6 +7,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::agreement;
 use crate::apply::applier::Applier;
 use crate::backoff::Backoff;
 use crate::config::{Config, NodeConfig};
@@ -115,6 +116,7 @@ impl Link {
             let resume = self.find_place(&marker)?;
             let mut origin_connection = NodeConnection::open(&self.origin).await?;
             let origin = origin_connection.identity().await?;
+            agreement::compare(&mut origin_connection, &self.config, &self.origin.name).await?;
             let (_, end) = origin_connection.log_end(origin.flavor).await?;
             // The place to go on from may lie behind the marker that says what was about to run.
             let reverse = read_marker(

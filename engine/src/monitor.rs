@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, NodeConfig};
+use crate::conflict::journal;
 use crate::connection::{NodeConnection, quote_string};
 use crate::decode::event::Flavor;
 use crate::error::{Error, Result};
@@ -55,6 +56,9 @@ pub(crate) async fn own(connection: &mut NodeConnection, node: &str) -> Result<(
     )))
 }
 
+/// How often old entries of the journal are looked for.
+const PURGE_EVERY: Duration = Duration::from_secs(600);
+
 pub(crate) struct Monitor {
     pub config: Arc<Config>,
     pub links: Vec<(NodeConfig, Arc<LinkProgress>)>,
@@ -75,6 +79,7 @@ impl Monitor {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut connections: HashMap<String, NodeConnection> = HashMap::new();
         let mut compared: Option<Instant> = None;
+        let mut purged: Option<Instant> = None;
         let node = self.node.name.clone();
         loop {
             tokio::select! {
@@ -102,6 +107,25 @@ impl Monitor {
                 }
                 Err(error) => {
                     tracing::debug!(node = self.node.name, %error, "the node does not answer");
+                }
+            }
+            if purged.is_none_or(|then| then.elapsed() >= PURGE_EVERY) {
+                purged = Some(Instant::now());
+                if let Some(owner) = &mut self.owner {
+                    let keep = self.config.journal.keep.as_secs();
+                    match journal::purge(owner, &self.config.engine.schema, keep).await {
+                        Ok(0) => {}
+                        Ok(rows) => {
+                            tracing::info!(
+                                node,
+                                rows,
+                                "the conflict journal was purged of old entries"
+                            );
+                        }
+                        Err(error) => {
+                            tracing::warn!(node, %error, "the conflict journal cannot be purged");
+                        }
+                    }
                 }
             }
             let mut settings = Vec::new();

@@ -412,6 +412,7 @@ mod tests {
             "twinlog".into(),
             ReplicationConfig {
                 databases: Vec::new(),
+                drift: crate::config::DriftPolicy::Halt,
                 ddl: DdlPolicy::Replicate,
                 group_transactions: 1,
                 group_rows: 1,

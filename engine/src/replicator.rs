@@ -11,6 +11,7 @@ use std::time::Instant;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::agreement;
 use crate::config::{Config, NodeConfig};
 use crate::conflict::window::Window;
 use crate::connection::{Identity, NodeConnection};
@@ -18,9 +19,11 @@ use crate::error::{Error, Result};
 use crate::link::{Link, read_marker};
 use crate::log_reader::Start;
 use crate::monitor;
+use crate::own_schema;
 use crate::position::marker::{MARKER_TABLE, Marker};
 use crate::position::reconcile::reconcile;
 use crate::position::store::{Opened, Store};
+use crate::preflight;
 use crate::schema::SchemaCatalog;
 use crate::status::{self, EngineStatus, LinkProgress, TailProgress};
 use crate::tailer::Tailer;
@@ -68,6 +71,12 @@ impl Engine {
         let mut owner = NodeConnection::open(&target).await?;
         let identity = owner.identity().await?;
         monitor::own(&mut owner, node).await?;
+        // An earlier version may have set the node up.
+        if is_set_up(&mut owner, &config).await? {
+            own_schema::ensure(&mut owner, &config.engine.schema).await?;
+            agreement::publish(&mut owner, &config, node).await?;
+        }
+        preflight::rules::verify(&config, &target).await?;
         let mut markers = Vec::new();
         for origin in config
             .nodes
@@ -228,6 +237,19 @@ fn spawn(
             () = task => {}
         }
     })
+}
+
+/// Whether `init` has been here.
+async fn is_set_up(owner: &mut NodeConnection, config: &Config) -> Result<bool> {
+    let sql = format!(
+        "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = {} AND TABLE_NAME = '{}'",
+        crate::connection::quote_string(&config.engine.schema),
+        own_schema::MARKER,
+    );
+    Ok(owner
+        .count(sql.as_bytes(), "looking for the engine's schema")
+        .await?
+        > 0)
 }
 
 /// Raises the epoch of a marker, so that an engine started before is fenced at its next apply.

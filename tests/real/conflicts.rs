@@ -14,6 +14,14 @@ on_both!(
     deletes_meet_updates,
     a_late_arrival_displaces_though_it_does_not_stand,
     concurrent_writes_of_an_unsigned_key,
+    both_journals_name_the_winner,
+    the_first_node_wins_by_priority,
+    policy_halt_stops_both_links,
+    drift_is_repaired_where_that_is_wanted,
+    engines_with_other_rules_wait,
+    rules_that_cannot_converge_are_refused,
+    an_earlier_version_is_brought_up_to_date,
+    a_verdict_is_taken_back,
 );
 
 /// Both nodes are written to while no engine runs; then both engines start and all drains.
@@ -99,9 +107,11 @@ async fn a_late_arrival_displaces_though_it_does_not_stand(kind: ServerKind) {
     let second = std::time::Duration::from_millis(1100);
     pair.run(0, "INSERT INTO d.t VALUES (10, 1, 24)").await;
     tokio::time::sleep(second).await;
-    pair.run(1, "UPDATE d.t SET v = 2, u = 24 WHERE id = 2").await;
+    pair.run(1, "UPDATE d.t SET v = 2, u = 24 WHERE id = 2")
+        .await;
     tokio::time::sleep(second).await;
-    pair.run(0, "UPDATE d.t SET v = 3, u = 26 WHERE id = 2").await;
+    pair.run(0, "UPDATE d.t SET v = 3, u = 26 WHERE id = 2")
+        .await;
     pair.start_engine(0).await;
     pair.start_engine(1).await;
     pair.wait().await;
@@ -130,4 +140,216 @@ async fn concurrent_writes_of_an_unsigned_key(kind: ServerKind) {
     pair.start_engine(1).await;
     pair.wait().await;
     pair.assert_equal().await;
+}
+
+/// Rows of the journal at a node: kind, winner, and the three images.
+async fn journal(pair: &Pair, node: usize) -> Vec<Journalled> {
+    pair.query(
+        node,
+        "SELECT kind, winner_node, local_image, before_image, after_image FROM twinlog.conflict ORDER BY id",
+    )
+    .await
+}
+
+type Journalled = (
+    String,
+    String,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+);
+
+/// The same conflict, seen from both sides: one winner, both images.
+async fn both_journals_name_the_winner(kind: ServerKind) {
+    let schema = "CREATE DATABASE d; CREATE TABLE d.t (id INT PRIMARY KEY, name VARCHAR(20) CHARACTER SET utf8mb4, \
+        price DECIMAL(8,2), raw VARBINARY(10), at DATETIME(3), colour ENUM('red', 'it''s'), f FLOAT); \
+        INSERT INTO d.t VALUES (1, 'o''ne', 1.50, x'00ff', '2026-01-02 03:04:05.678', 'red', 0.1)";
+    let pair = concurrently(
+        kind,
+        schema,
+        "UPDATE d.t SET name = 'a\\\\', colour = 'it''s' WHERE id = 1",
+        "UPDATE d.t SET price = NULL, f = 1e20 WHERE id = 1",
+    )
+    .await;
+    let a = "[\"1\",\"'a\\\\\\\\'\",\"1.50\",\"X'00FF'\",\"'2026-01-02 03:04:05.678'\",\"'it\\\\'s'\",\"0.10000000149011612\"]";
+    let [of_a, of_b] = [journal(&pair, 0).await, journal(&pair, 1).await];
+    for entries in [&of_a, &of_b] {
+        assert_eq!(entries.len(), 1, "{entries:#?}");
+        assert_eq!(entries[0].0, "update_origin_differs");
+        assert_eq!(entries[0].1, "b");
+    }
+    let plain = |text: &Option<String>| text.as_ref().map(|text| text.replace(", ", ","));
+    // A's image as the log of a told it to b, and as it stood at a.
+    assert_eq!(plain(&of_b[0].4).as_deref(), Some(a));
+    assert_eq!(plain(&of_a[0].2), plain(&of_b[0].4));
+    assert_eq!(plain(&of_b[0].2), plain(&of_a[0].4));
+    assert_eq!(of_a[0].3, of_b[0].3);
+}
+
+fn with_rule(kind: ServerKind, rule: &str) -> PairOptions {
+    let mut options = PairOptions::new(kind);
+    options.replication = rule.to_owned();
+    options
+}
+
+/// As [`concurrently`], under a rule; without waiting for the end.
+async fn under_a_rule(kind: ServerKind, rule: &str, on_a: &str, on_b: &str) -> Pair {
+    let mut pair = Pair::start(&with_rule(kind, rule), SCHEMA).await;
+    pair.wait().await;
+    pair.stop_engine(0).await;
+    pair.stop_engine(1).await;
+    pair.run(0, on_a).await;
+    pair.run(1, on_b).await;
+    pair.start_engine(0).await;
+    pair.start_engine(1).await;
+    pair
+}
+
+async fn the_first_node_wins_by_priority(kind: ServerKind) {
+    let pair = under_a_rule(
+        kind,
+        "[[conflict]]\ntables = \"d.*\"\npolicy = \"node_priority\"",
+        "UPDATE d.t SET v = 1 WHERE id = 1; INSERT INTO d.t VALUES (10, 1, 50); DELETE FROM d.t WHERE id = 2",
+        "UPDATE d.t SET v = 2 WHERE id = 1; INSERT INTO d.t VALUES (11, 2, 50); UPDATE d.t SET v = 2 WHERE id = 2",
+    )
+    .await;
+    pair.wait().await;
+    pair.assert_equal().await;
+    let expected = [(1, 1, Some(1)), (3, 0, Some(3)), (10, 1, Some(50))];
+    assert_eq!(rows(&pair).await, expected);
+}
+
+async fn policy_halt_stops_both_links(kind: ServerKind) {
+    let pair = under_a_rule(
+        kind,
+        "[[conflict]]\ntables = \"d.t\"\npolicy = \"halt\"",
+        "INSERT INTO d.t VALUES (10, 0, 10); UPDATE d.t SET v = 1 WHERE id = 1; INSERT INTO d.t VALUES (12, 0, 12)",
+        "INSERT INTO d.t VALUES (11, 0, 11); UPDATE d.t SET v = 2 WHERE id = 1",
+    )
+    .await;
+    for node in [0, 1] {
+        let message = pair.halted(node).await;
+        assert!(
+            message.contains("update_origin_differs") && message.contains("positions set"),
+            "{message}"
+        );
+    }
+    // Neither overwrote the other; what stood in front is there, what stands behind is not.
+    let of_a: Vec<(i32, i32)> = pair.query(0, "SELECT id, v FROM d.t ORDER BY id").await;
+    assert_eq!(of_a, [(1, 1), (2, 0), (3, 0), (10, 0), (11, 0), (12, 0)]);
+    let of_b: Vec<(i32, i32)> = pair.query(1, "SELECT id, v FROM d.t ORDER BY id").await;
+    assert_eq!(of_b, [(1, 2), (2, 0), (3, 0), (10, 0), (11, 0)]);
+}
+
+async fn drift_is_repaired_where_that_is_wanted(kind: ServerKind) {
+    let pair = Pair::start(&with_rule(kind, "drift = \"repair\""), SCHEMA).await;
+    let away =
+        "SET sql_log_bin = 0; DELETE FROM d.t WHERE id < 3; INSERT INTO d.t VALUES (9, 9, 9)";
+    pair.run(1, away).await;
+    pair.run(0, "UPDATE d.t SET v = 7 WHERE id = 1; DELETE FROM d.t WHERE id = 2; INSERT INTO d.t VALUES (9, 1, 2)").await;
+    pair.wait().await;
+    pair.assert_equal().await;
+    let kinds: Vec<String> = pair
+        .query(1, "SELECT kind FROM twinlog.conflict ORDER BY id")
+        .await;
+    assert_eq!(kinds, ["drift_missing", "drift_missing", "drift_exists"]);
+    let counted: u64 = pair.link_to(1).conflicts.iter().map(|of| of.count).sum();
+    assert_eq!(counted, 3);
+}
+
+/// Engines that would settle differently do not run together, and go on once they agree.
+async fn engines_with_other_rules_wait(kind: ServerKind) {
+    let mut pair = Pair::start(&PairOptions::new(kind), SCHEMA).await;
+    pair.wait().await;
+    let agreed = std::sync::Arc::clone(&pair.config);
+    let mut other = (*agreed).clone();
+    other.replication.drift = twinlog_engine::config::DriftPolicy::Repair;
+    pair.stop_engine(1).await;
+    pair.config = std::sync::Arc::new(other);
+    pair.start_engine(1).await;
+    let deadline = std::time::Instant::now() + twinlog_harness::pair::PATIENCE;
+    loop {
+        let link = pair.link_to(1);
+        if let Some(error) = link.last_error {
+            assert!(
+                error.contains("drift is \"halt\" there and \"repair\" here"),
+                "{error}"
+            );
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline);
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    pair.stop_engine(1).await;
+    pair.config = agreed;
+    pair.start_engine(1).await;
+    pair.run(0, "UPDATE d.t SET v = 5 WHERE id = 1").await;
+    pair.wait().await;
+    pair.assert_equal().await;
+}
+
+async fn rules_that_cannot_converge_are_refused(kind: ServerKind) {
+    let rule = "[[conflict]]\ntables = \"d.*\"\ncolumns = { u = \"delta\" }";
+    let pair = Pair::servers(&with_rule(kind, rule)).await;
+    pair.both(SCHEMA).await;
+    twinlog_engine::init::init(&pair.config, false)
+        .await
+        .unwrap();
+    let started =
+        twinlog_engine::replicator::Engine::start(std::sync::Arc::clone(&pair.config), "a").await;
+    let message = started.map(|_| ()).unwrap_err().to_string();
+    assert!(message.contains("part of a key"), "{message}");
+    let findings = twinlog_engine::preflight::check(&pair.config).await;
+    assert!(twinlog_engine::preflight::any_fail(&findings));
+}
+
+/// The engine's tables of an earlier version get what they lack.
+async fn an_earlier_version_is_brought_up_to_date(kind: ServerKind) {
+    let mut pair = Pair::start(&PairOptions::new(kind), SCHEMA).await;
+    pair.stop_engine(1).await;
+    pair.run(
+        1,
+        "DROP TABLE twinlog.conflict; ALTER TABLE twinlog.marker DROP COLUMN log_birth",
+    )
+    .await;
+    pair.start_engine(1).await;
+    pair.run(0, "UPDATE d.t SET v = 5 WHERE id = 1").await;
+    pair.wait().await;
+    pair.assert_equal().await;
+    assert!(journal(&pair, 1).await.is_empty());
+}
+
+/// What lost is written again, and stands everywhere.
+async fn a_verdict_is_taken_back(kind: ServerKind) {
+    use twinlog_engine::conflict::ledger::{self, Filter};
+    let pair = concurrently(
+        kind,
+        SCHEMA,
+        "UPDATE d.t SET v = 1 WHERE id = 1; DELETE FROM d.t WHERE id = 2; UPDATE d.t SET v = 1 WHERE id = 3",
+        "UPDATE d.t SET v = 2 WHERE id = 1; UPDATE d.t SET v = 2 WHERE id = 2; DELETE FROM d.t WHERE id = 3",
+    )
+    .await;
+    let node = &pair.config.nodes[1];
+    let entries = ledger::list(&pair.config, node, &Filter::default())
+        .await
+        .unwrap();
+    let keys: Vec<String> = entries.iter().map(|entry| entry.key()).collect();
+    assert_eq!(keys, ["id=3", "id=2", "id=1"]);
+    for entry in &entries {
+        assert_eq!(entry.winner, "local");
+        let plan = ledger::flip(node, entry, false, false).await.unwrap();
+        assert!(plan.unchanged && !plan.written, "{plan:?}");
+        assert!(
+            ledger::flip(node, entry, true, false)
+                .await
+                .unwrap()
+                .written
+        );
+    }
+    pair.wait().await;
+    pair.assert_equal().await;
+    assert_eq!(rows(&pair).await, [(1, 1, Some(1)), (3, 1, Some(3))]);
+    // It is not what the conflict left any more.
+    let again = ledger::flip(node, &entries[2], true, false).await;
+    assert!(again.unwrap_err().to_string().contains("--force"));
 }

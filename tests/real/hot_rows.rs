@@ -121,8 +121,16 @@ fn statement(random: &mut StdRng) -> String {
         7 => format!("DELETE FROM d.t WHERE id = {id}"),
         8 => format!("UPDATE d.t SET id = {other} WHERE id = {id}"),
         // Two rows swap a value through NULL.
-        9 => format!("UPDATE d.t SET u = IF(id = {id}, NULL, {id}) WHERE id IN ({id}, {other}) ORDER BY id = {other}"),
-        10 => format!("REPLACE INTO d.s VALUES ('{}', {v})", ["a", "B", "c ", "d"][id as usize % 4]),
-        _ => format!("DELETE FROM d.s WHERE name = '{}'", ["a", "b", "c", "d"][id as usize % 4]),
+        9 => format!(
+            "UPDATE d.t SET u = IF(id = {id}, NULL, {id}) WHERE id IN ({id}, {other}) ORDER BY id = {other}"
+        ),
+        10 => format!(
+            "REPLACE INTO d.s VALUES ('{}', {v})",
+            ["a", "B", "c ", "d"][id as usize % 4]
+        ),
+        _ => format!(
+            "DELETE FROM d.s WHERE name = '{}'",
+            ["a", "b", "c", "d"][id as usize % 4]
+        ),
     }
 }

@@ -2,6 +2,7 @@
 
 mod check;
 mod completions;
+mod conflicts;
 pub mod demo;
 mod init;
 mod positions;
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use twinlog_engine::config::Config;
 
-use crate::arguments::{Arguments, Command, Positions};
+use crate::arguments::{Arguments, Command, Conflicts, Positions};
 use crate::output::Output;
 
 /// Where the config file is looked for when nobody says.
@@ -47,6 +48,15 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> anyhow::Result
         Command::Positions(Positions::Show) => positions::show(&config, output).await,
         Command::Positions(Positions::Set(arguments)) => {
             positions::set(&config, &arguments, output).await
+        }
+        Command::Conflicts(Conflicts::List(arguments)) => {
+            conflicts::list(&config, &arguments, output).await
+        }
+        Command::Conflicts(Conflicts::Show(arguments)) => {
+            conflicts::show(&config, &arguments, output).await
+        }
+        Command::Conflicts(Conflicts::Flip(arguments)) => {
+            conflicts::flip(&config, &arguments, output).await
         }
         Command::Verify(arguments) => verify::run(&config, &arguments, output).await,
         Command::Completions(_) | Command::Demo(_) => Ok(ExitCode::SUCCESS),

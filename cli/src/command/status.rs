@@ -92,7 +92,16 @@ fn healthy(answer: &Answer) -> bool {
 
 fn print(config: &Config, answers: &[Answer], output: &Output) -> anyhow::Result<()> {
     let mut table = output.table(&[
-        "link", "state", "source", "applied", "lag s", "waiting", "trx/s", "trx", "rows",
+        "link",
+        "state",
+        "source",
+        "applied",
+        "lag s",
+        "waiting",
+        "trx/s",
+        "trx",
+        "rows",
+        "conflicts",
         "returned",
     ]);
     let mut notes = Vec::new();
@@ -125,12 +134,24 @@ fn print(config: &Config, answers: &[Answer], output: &Output) -> anyhow::Result
                 comfy_table::Cell::new(format!("{:.0}", link.transactions_per_second)),
                 comfy_table::Cell::new(link.applied_transactions),
                 comfy_table::Cell::new(link.applied_rows),
+                comfy_table::Cell::new(link.conflicts.iter().map(|of| of.count).sum::<u64>()),
                 if link.returned == 0 {
                     comfy_table::Cell::new(0)
                 } else {
                     output.cell(Tone::Bad, link.returned)
                 },
             ]);
+            if !link.conflicts.is_empty() {
+                let kinds: Vec<String> = link
+                    .conflicts
+                    .iter()
+                    .map(|of| format!("{} {} ({} won)", of.count, of.kind, of.winner))
+                    .collect();
+                notes.push(format!(
+                    "link {name}: settled since its start: {}; see `twinlog conflicts list`",
+                    kinds.join(", ")
+                ));
+            }
             let error = said(
                 link.state,
                 link.last_error.as_ref(),

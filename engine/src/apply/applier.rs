@@ -19,7 +19,7 @@ use super::session;
 use crate::config::Config;
 use crate::conflict::detect::{Claim, Meeting, first_meeting};
 use crate::conflict::key::{KeyHash, TableHash, row_keys};
-use crate::conflict::policy::{NodeOrder, Policy};
+use crate::conflict::policy::NodeOrder;
 use crate::conflict::window::Window;
 use crate::connection::{Identity, NodeConnection};
 use crate::error::{Error, Result};
@@ -550,6 +550,15 @@ impl Applier {
             let mut mapping = Mapping::new(Arc::clone(source), target, tolerant)
                 .map_err(|error| self.at(error, transaction))?;
             mapping.foreign_keys = needed;
+            // DDL may have changed what the rule is about.
+            mapping.rule = self
+                .config
+                .conflicts
+                .rule_for(&mapping.target)
+                .map_err(|problem| Error::Schema {
+                    table: source.to_string(),
+                    problem,
+                })?;
             Arc::new(mapping)
         };
         if needed != mode {
@@ -584,11 +593,6 @@ impl Applier {
             },
             other => other,
         }
-    }
-
-    /// The policy of a table.
-    pub(super) fn policy(&self, _mapping: &Mapping) -> Policy {
-        Policy::default()
     }
 
     fn unfit(&self, transaction: &Local, failure: Failure) -> Error {

@@ -21,10 +21,10 @@ use super::image;
 use super::locking::{Locking, Named};
 use super::mapping::Mapping;
 use super::statement::StatementWriter;
+use crate::config::DriftPolicy;
 use crate::conflict::claim::RowWrite;
-use crate::conflict::journal::{self, Entry, ImageSql};
+use crate::conflict::journal::{self, Entry, ImageSql, JournalWinner};
 use crate::conflict::key::{KeyHash, image_keys};
-use crate::conflict::policy::Winner;
 use crate::conflict::resolve::{
     Arrival, Conflict, Finding, MetKey, Resolution, RowAction, resolve,
 };
@@ -58,6 +58,14 @@ struct Weighed<'t> {
     change: &'t RowChange,
     writes: Vec<RowWrite>,
     contended: bool,
+}
+
+/// What the journal says of a settled write.
+struct Judged<'r> {
+    kind: &'static str,
+    winner: JournalWinner,
+    met: &'r [MetKey],
+    note: &'static str,
 }
 
 impl Applier {
@@ -162,7 +170,7 @@ impl Applier {
         self.marker = marker;
         self.progress.applied(transactions);
         for entry in &entries {
-            self.progress.conflict(&entry.kind, entry.winner.as_str());
+            self.progress.conflict(entry.kind, entry.winner);
         }
         Ok(Attempt::Applied)
     }
@@ -177,9 +185,8 @@ impl Applier {
         for (transaction, mappings) in transactions.iter().zip(mappings) {
             for (change, mapping) in transaction.changes.iter().zip(mappings) {
                 let change = &change.change;
-                let keys = |row: &Row| {
-                    image_keys(&mapping.target, |column| mapping.value(row, column))
-                };
+                let keys =
+                    |row: &Row| image_keys(&mapping.target, |column| mapping.value(row, column));
                 let mut change = Weighed {
                     transaction,
                     mapping,
@@ -263,7 +270,7 @@ impl Applier {
                 write,
                 effective: change.transaction.effective,
                 present: stored.is_some(),
-                policy: self.policy(change.mapping),
+                policy: change.mapping.rule.policy,
                 order: self.order,
             };
             let window = &self.window;
@@ -272,10 +279,10 @@ impl Applier {
                 Finding::Halt(conflict) => {
                     return Err(self.halted_by_policy(change, conflict));
                 }
-                Finding::Drift => {
+                Finding::Drift if self.config.replication.drift == DriftPolicy::Halt => {
                     return Ok(Some(Attempt::Unfit(drift(change.mapping, write))));
                 }
-                Finding::Quiet | Finding::Conflict(_) => {}
+                Finding::Quiet | Finding::Conflict(_) | Finding::Drift => {}
             }
             let attempt = self
                 .carry_out(change, write, row, &resolution, stored, entries)
@@ -344,9 +351,25 @@ impl Applier {
                 Err(failure) => return Ok(Some(Attempt::Unfit(failure))),
             }
         }
-        if let Finding::Conflict(conflict) = &resolution.finding {
-            entries.push(self.entry(change, write, row, conflict, local_image)?);
-        }
+        let judged = match &resolution.finding {
+            Finding::Conflict(conflict) => Judged {
+                kind: conflict.kind.as_str(),
+                winner: conflict.winner.into(),
+                met: &conflict.met,
+                note: "",
+            },
+            Finding::Drift => Judged {
+                kind: match write {
+                    RowWrite::Insert { .. } => "drift_exists",
+                    RowWrite::Update { .. } | RowWrite::Delete { .. } => "drift_missing",
+                },
+                winner: JournalWinner::Remote,
+                met: &[],
+                note: "no concurrent write explains it: repaired from the origin's image",
+            },
+            Finding::Quiet | Finding::Halt(_) => return Ok(None),
+        };
+        entries.push(self.entry(change, write, row, &judged, local_image)?);
         Ok(None)
     }
 
@@ -355,14 +378,13 @@ impl Applier {
         change: &Weighed<'_>,
         write: &RowWrite,
         row: &Row,
-        conflict: &Conflict,
+        judged: &Judged<'_>,
         local_image: Option<String>,
     ) -> Result<Entry> {
         let mapping = change.mapping;
         let writer = StatementWriter::new(mapping, self.target.flavor);
-        let image = |row: &Row| {
-            image::of_log_image(mapping, &writer, row).map(ImageSql::Expression)
-        };
+        let image =
+            |row: &Row| image::of_log_image(mapping, &writer, row).map(ImageSql::Expression);
         let (before, after) = match (write, change.change) {
             (RowWrite::Delete { .. }, _) => (image(row)?, ImageSql::None),
             (RowWrite::Update { .. }, RowChange::Update { before, .. }) => {
@@ -370,37 +392,34 @@ impl Applier {
             }
             _ => (ImageSql::None, image(row)?),
         };
-        let latest = conflict.met.iter().max_by_key(|met| met.local.position);
-        let winner_node = match conflict.winner {
-            Winner::Local => &self.target.node,
-            Winner::Remote => &self.origin.node,
+        let latest = judged.met.iter().max_by_key(|met| met.local.position);
+        let winner_node = match judged.winner {
+            JournalWinner::Local => self.target.node.as_ref(),
+            JournalWinner::Remote => self.origin.node.as_ref(),
+            JournalWinner::Merged => "",
         };
+        let gtid = change.transaction.gtid.as_ref();
         Ok(Entry {
             origin: self.origin.node.to_string(),
             database: mapping.target.database.clone(),
             table: mapping.target.name.clone(),
-            kind: conflict.kind.as_str().to_owned(),
-            policy: format!("{:?}", self.policy(mapping)),
-            winner: conflict.winner.into(),
-            winner_node: winner_node.to_string(),
+            kind: judged.kind,
+            policy: mapping.rule.name.clone(),
+            winner: judged.winner,
+            winner_node: winner_node.to_owned(),
             columns: image::columns(mapping),
             key_columns: image::key_columns(mapping),
             local_position: latest.map(|met| self.target.log_name.show(met.local.position)),
             local_effective: latest.map(|met| met.local.effective),
             origin_position: self.origin.log_name.show(change.transaction.start),
-            origin_gtid: change
-                .transaction
-                .gtid
-                .as_ref()
-                .map(ToString::to_string)
-                .unwrap_or_default(),
+            origin_gtid: gtid.map(ToString::to_string).unwrap_or_default(),
             origin_effective: change.transaction.effective,
             local_image: local_image.map_or(ImageSql::None, ImageSql::Text),
             before_image: before,
             after_image: after,
             result_image: ImageSql::None,
-            met: self.met(mapping, &conflict.met),
-            note: String::new(),
+            met: self.met(mapping, judged.met),
+            note: judged.note,
         })
     }
 

@@ -10,13 +10,13 @@ use super::statement::StatementWriter;
 use crate::connection::{quote_identifier, quote_string};
 use crate::error::Result;
 use crate::row::{Row, Value};
-use crate::schema::{ColumnSchema, is_spatial};
+use crate::schema::{ColumnSchema, TableSchema};
 
 /// The expression that reads a stored row as a journal image: a JSON array in the order of the
 /// table's columns.
 #[must_use]
-pub(super) fn of_stored_row(mapping: &Mapping) -> String {
-    let texts = mapping.target.columns.iter().map(|column| {
+pub(crate) fn of_stored_row(table: &TableSchema) -> String {
+    let texts = table.columns.iter().map(|column| {
         let operand = quote_identifier(&column.name);
         guarded(column, operand.as_bytes(), true)
     });
@@ -109,7 +109,10 @@ fn literal(column: &ColumnSchema, operand: &[u8], stored: bool) -> Vec<u8> {
                 _ => format!("DATETIME({})", fraction(column)),
             };
             // A date that the cast does not know (0000-00-00) stays as the log has it.
-            let mut out = around("QUOTE(COALESCE(CAST(CAST(", &format!(" AS {cast}) AS CHAR),"));
+            let mut out = around(
+                "QUOTE(COALESCE(CAST(CAST(",
+                &format!(" AS {cast}) AS CHAR),"),
+            );
             out.extend_from_slice(operand);
             out.extend_from_slice(b"))");
             out
@@ -120,7 +123,6 @@ fn literal(column: &ColumnSchema, operand: &[u8], stored: bool) -> Vec<u8> {
         }
         "uuid" | "inet6" | "inet4" if stored => around("QUOTE(CAST(", " AS CHAR))"),
         "uuid" | "inet6" | "inet4" => around("QUOTE(", ")"),
-        _ if is_spatial(kind) => around("CONCAT('X''',HEX(", "),'''')"),
         _ => around("CONCAT('X''',HEX(", "),'''')"),
     }
 }

@@ -49,7 +49,7 @@ impl<'m> Locking<'m> {
 
     /// Likewise, and reads the row as a journal image.
     pub(super) fn read(&self, named: Named<'_>) -> Result<Vec<u8>> {
-        let image = image::of_stored_row(self.mapping);
+        let image = image::of_stored_row(&self.mapping.target);
         let mut sql = format!("SELECT {image} FROM {}", self.table()).into_bytes();
         self.push_where(&mut sql, named)?;
         sql.extend_from_slice(b" FOR UPDATE");

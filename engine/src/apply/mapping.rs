@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::conflict::rules::TableRule;
 use crate::error::{Error, Result};
 use crate::row::{ColumnKind, Row, RowChange, SourceTable, Value};
 use crate::schema::{TableSchema, is_spatial};
@@ -81,6 +82,8 @@ pub struct Mapping {
     pub auto_increment: Option<usize>,
     /// Image columns whose numbers must be read again as unsigned.
     reread: Vec<(usize, usize)>,
+    /// How the table's conflicts are settled.
+    pub rule: TableRule,
     /// How foreign keys are minded as the rows are written; all of a mapping's rows are alike in it.
     pub foreign_keys: ForeignKeyMode,
 }
@@ -184,6 +187,7 @@ impl Mapping {
             image_of,
             auto_increment,
             reread,
+            rule: TableRule::default(),
             foreign_keys: ForeignKeyMode::Engine,
         })
     }

@@ -5,7 +5,7 @@ mod careful;
 mod definition;
 pub mod execute;
 mod foreign_key;
-mod image;
+pub(crate) mod image;
 pub mod literal;
 mod locking;
 pub mod mapping;

@@ -4,6 +4,7 @@
 //! unknown key its nearest right one. The parser's own messages are cut to their first line, since
 //! the rest would quote the file, passwords included.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -12,9 +13,14 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::section::{Problem, Section, at, nearest};
-use super::{Config, DdlPolicy, EngineConfig, MAX_NODES, NodeConfig, ReplicationConfig, server};
+use super::{
+    Config, DdlPolicy, DriftPolicy, EngineConfig, JournalConfig, MAX_NODES, NodeConfig,
+    ReplicationConfig, server,
+};
+use crate::conflict::policy::Policy;
+use crate::conflict::rules::{ColumnRule, ConflictRule, ConflictRules};
 
-const TOP: &[&str] = &["engine", "replication", "node"];
+const TOP: &[&str] = &["engine", "replication", "journal", "conflict", "node"];
 const ENGINE: &[&str] = &[
     "data_dir",
     "schema",
@@ -26,10 +32,13 @@ const ENGINE: &[&str] = &[
 const REPLICATION: &[&str] = &[
     "databases",
     "ddl",
+    "drift",
     "group_transactions",
     "group_rows",
     "queue_bytes",
 ];
+const JOURNAL: &[&str] = &["keep"];
+const CONFLICT: &[&str] = &["tables", "policy", "columns"];
 const NODE: &[&str] = &[
     "name",
     "url",
@@ -43,12 +52,15 @@ const NODE: &[&str] = &[
 const SECTIONS: &[(&str, &[&str])] = &[
     ("[engine]", ENGINE),
     ("[replication]", REPLICATION),
+    ("[journal]", JOURNAL),
+    ("[[conflict]]", CONFLICT),
     ("[[node]]", NODE),
 ];
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Parses and checks. Relative paths start at `folder`.
 pub(super) fn parse(
@@ -68,14 +80,6 @@ pub(super) fn parse(
     for key in root.keys() {
         match key.get_ref().as_ref() {
             name if TOP.contains(&name) => {}
-            "conflict" => {
-                return Err(at(
-                    text,
-                    &key.span(),
-                    "[[conflict]] is not supported yet: this version stops a link at a concurrent \
-                     write; take the section out",
-                ));
-            }
             name => {
                 let belongs = SECTIONS.iter().find(|(_, keys)| keys.contains(&name));
                 let problem = match (belongs, nearest(name, TOP.iter().copied())) {
@@ -84,7 +88,8 @@ pub(super) fn parse(
                     }
                     (None, Some(near)) => format!("unknown key '{name}': did you mean '{near}'?"),
                     (None, None) => format!(
-                        "unknown key '{name}': the sections are [engine], [replication], [[node]]"
+                        "unknown key '{name}': the sections are [engine], [replication], [journal], \
+                         [[conflict]], [[node]]"
                     ),
                 };
                 return Err(at(text, &key.span(), problem));
@@ -94,11 +99,15 @@ pub(super) fn parse(
 
     let engine = engine(text, root.get("engine"), folder)?;
     let replication = replication(text, root.get("replication"), &engine.schema)?;
+    let journal = journal(text, root.get("journal"))?;
+    let conflicts = conflicts(text, root.get("conflict"))?;
     let mut warnings = Vec::new();
     let nodes = nodes(text, root.get("node"), folder, env, &mut warnings)?;
     Ok(Config {
         engine,
         replication,
+        journal,
+        conflicts,
         nodes,
         warnings,
     })
@@ -195,14 +204,140 @@ fn replication<'a>(
             ));
         }
     };
+    let drift = match section.string("drift")? {
+        None | Some("halt") => DriftPolicy::Halt,
+        Some("repair") => DriftPolicy::Repair,
+        Some(other) => {
+            let problem = format!("'{other}' is none of \"halt\", \"repair\"");
+            return Err(section.problem("drift", problem));
+        }
+    };
     const MIB: usize = 1 << 20;
     Ok(ReplicationConfig {
         databases,
         ddl,
+        drift,
         group_transactions: section.number("group_transactions", 200, 1..=100_000)?,
         group_rows: section.number("group_rows", 4000, 1..=1_000_000)?,
         queue_bytes: section.size("queue_bytes", 64 * MIB, MIB..=64 * 1024 * MIB)?,
     })
+}
+
+fn journal<'a>(
+    text: &'a str,
+    value: Option<&'a Spanned<DeValue<'a>>>,
+) -> Result<JournalConfig, Problem> {
+    let title = "[journal]";
+    let section = Section::open(text, title, value, JOURNAL, &elsewhere(title))?;
+    Ok(JournalConfig {
+        keep: section.duration("keep", 30 * DAY, HOUR..=3650 * DAY)?,
+    })
+}
+
+fn conflicts<'a>(
+    text: &'a str,
+    value: Option<&'a Spanned<DeValue<'a>>>,
+) -> Result<ConflictRules, Problem> {
+    let tables = match value.map(|value| (value.span(), value.get_ref())) {
+        None => return Ok(ConflictRules::default()),
+        Some((_, DeValue::Array(tables))) => tables,
+        Some((span, _)) => {
+            let problem = "write [[conflict]], one section for each rule";
+            return Err(at(text, &span, problem));
+        }
+    };
+    let title = "[[conflict]]";
+    let elsewhere = elsewhere(title);
+    let mut rules: Vec<ConflictRule> = Vec::new();
+    for table in tables {
+        let section = Section::open(text, title, Some(table), CONFLICT, &elsewhere)?;
+        let patterns = match section.value("tables").map(Spanned::get_ref) {
+            Some(DeValue::String(pattern)) => vec![pattern.as_ref()],
+            _ => section.strings("tables")?,
+        };
+        if patterns.is_empty() {
+            let problem = "names no table; write tables = \"shop.*\" or a list of such";
+            return Err(section.problem("tables", problem));
+        }
+        for pattern in &patterns {
+            if pattern.split('.').count() != 2 || pattern.split('.').any(str::is_empty) {
+                let problem = format!("'{pattern}' is not of the form \"database.table\"");
+                return Err(section.problem("tables", problem));
+            }
+            let twice = rules.iter().any(|rule| {
+                let mut known = rule.tables.iter();
+                known.any(|known| known.eq_ignore_ascii_case(pattern))
+            });
+            if twice {
+                let problem = format!("'{pattern}' has a rule already: two rules for one table");
+                return Err(section.problem("tables", problem));
+            }
+        }
+        let (policy, column_merge) = match section.string("policy")? {
+            None | Some("last_write_wins") => (Policy::LastWriteWins, false),
+            Some("node_priority") => (Policy::NodePriority, false),
+            Some("halt") => (Policy::Halt, false),
+            Some("column_merge") => (Policy::LastWriteWins, true),
+            Some(other @ ("keep_local" | "take_remote" | "local_wins" | "remote_wins")) => {
+                return Err(section.problem(
+                    "policy",
+                    format!(
+                        "'{other}' makes the nodes differ at the first conflict, for each would keep \
+                         the other's row: use node_priority, which names one winner for both"
+                    ),
+                ));
+            }
+            Some(other) => {
+                const NAMES: [&str; 4] =
+                    ["last_write_wins", "node_priority", "column_merge", "halt"];
+                let hint = nearest(other, NAMES.into_iter())
+                    .map_or_else(String::new, |near| format!("; did you mean '{near}'?"));
+                let problem = format!("'{other}' is none of {}{hint}", NAMES.join(", "));
+                return Err(section.problem("policy", problem));
+            }
+        };
+        rules.push(ConflictRule {
+            tables: patterns.into_iter().map(str::to_owned).collect(),
+            policy,
+            column_merge,
+            columns: column_rules(&section)?,
+        });
+    }
+    Ok(ConflictRules::new(rules))
+}
+
+/// `columns = { stock = "delta" }`
+fn column_rules(section: &Section<'_>) -> Result<BTreeMap<String, ColumnRule>, Problem> {
+    let mut rules = BTreeMap::new();
+    let table = match section.value("columns").map(Spanned::get_ref) {
+        None => return Ok(rules),
+        Some(DeValue::Table(table)) => table,
+        Some(_) => {
+            let problem = "write columns = { name = \"delta\" }";
+            return Err(section.problem("columns", problem));
+        }
+    };
+    for (name, rule) in table {
+        let rule = match rule.get_ref() {
+            DeValue::String(rule) => rule.as_ref(),
+            _ => "",
+        };
+        let rule = match rule {
+            "delta" => ColumnRule::Delta,
+            "max" => ColumnRule::Max,
+            "min" => ColumnRule::Min,
+            "later" => ColumnRule::Later,
+            _ => {
+                let problem = format!(
+                    "column {}: the rules are \"delta\", \"max\", \"min\", \"later\"",
+                    name.get_ref()
+                );
+                return Err(section.problem("columns", problem));
+            }
+        };
+        rules.insert(name.get_ref().to_string(), rule);
+    }
+    Ok(rules)
 }
 
 /// Refuses patterns that cannot mean what they seem to.

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::conflict::rules::ConflictRules;
 use crate::error::{Error, Result};
 
 /// Databases that belong to the servers; never replicated.
@@ -33,6 +34,10 @@ pub struct Config {
     pub engine: EngineConfig,
     /// What is replicated.
     pub replication: ReplicationConfig,
+    /// How long settled conflicts are remembered.
+    pub journal: JournalConfig,
+    /// How conflicts are settled.
+    pub conflicts: ConflictRules,
     /// The nodes, in the file's order; the order is part of the cluster's identity.
     pub nodes: Vec<NodeConfig>,
     /// What is no error but wants a person's eye, such as a password file that everyone may read.
@@ -86,10 +91,17 @@ impl Config {
     }
 
     /// A short digest of what all engines of a cluster must agree on: the nodes' names and their
-    /// order, the engine's schema and what is replicated. Addresses, accounts, folders and tuning
-    /// are left out: they may differ from host to host.
+    /// order, the engine's schema, what is replicated and how conflicts are settled. Addresses,
+    /// accounts, folders and tuning are left out: they may differ from host to host.
     #[must_use]
     pub fn digest(&self) -> String {
+        let hash = xxhash_rust::xxh3::xxh3_64(self.agreed().to_string().as_bytes());
+        format!("{hash:016x}")
+    }
+
+    /// What [`Self::digest`] is made of, by name.
+    #[must_use]
+    pub fn agreed(&self) -> serde_json::Value {
         let names: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
         let mut databases: Vec<String> = self
             .replication
@@ -99,17 +111,17 @@ impl Config {
             .collect();
         databases.sort_unstable();
         databases.dedup();
-        // JSON, so that no two different lists are written alike. The leading number changes with
-        // the meaning of what follows it.
-        let agreed = serde_json::json!([
-            1,
-            names,
-            self.engine.schema,
-            databases,
-            self.replication.ddl
-        ]);
-        let hash = xxhash_rust::xxh3::xxh3_64(agreed.to_string().as_bytes());
-        format!("{hash:016x}")
+        // JSON, so that no two different lists are written alike. The version changes with the
+        // meaning of the rest.
+        serde_json::json!({
+            "version": 2,
+            "nodes": names,
+            "schema": self.engine.schema,
+            "databases": databases,
+            "ddl": self.replication.ddl,
+            "drift": self.replication.drift,
+            "conflict": self.conflicts,
+        })
     }
 }
 
@@ -136,12 +148,31 @@ pub struct ReplicationConfig {
     pub databases: Vec<String>,
     /// What happens to DDL.
     pub ddl: DdlPolicy,
+    /// What happens to a row that is missing, or there, though nobody wrote it concurrently.
+    pub drift: DriftPolicy,
     /// Most origin transactions in one commit at the target.
     pub group_transactions: usize,
     /// Most row changes in one commit at the target.
     pub group_rows: usize,
     /// Most bytes that transactions between source and apply may take.
     pub queue_bytes: usize,
+}
+
+/// `[journal]`
+#[derive(Debug, Clone)]
+pub struct JournalConfig {
+    /// How long a settled conflict is kept.
+    pub keep: Duration,
+}
+
+/// `drift = ".."`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DriftPolicy {
+    /// Stop the link.
+    Halt,
+    /// Take the origin's image, and write it down in the journal.
+    Repair,
 }
 
 /// `ddl = ".."`

@@ -118,7 +118,7 @@ fn unknown_keys_name_line_and_nearest() {
     refused(
         "[[node]]",
         "[[conflict]]\ntables = \"*\"\n[[node]]",
-        &["not supported yet"],
+        &["database.table"],
     );
 }
 

@@ -8,6 +8,8 @@ pub mod claim;
 pub mod detect;
 pub mod journal;
 pub mod key;
+pub mod ledger;
 pub mod policy;
 pub mod resolve;
+pub mod rules;
 pub mod window;

@@ -51,6 +51,16 @@ pub enum Winner {
 }
 
 impl Policy {
+    /// As the config file has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::LastWriteWins => "last_write_wins",
+            Self::NodePriority => "node_priority",
+            Self::Halt => "halt",
+        }
+    }
+
     /// The winner of two concurrent claims of one key, by their effective timestamps. `None` where
     /// the policy settles nothing.
     #[must_use]

@@ -201,7 +201,17 @@ fn finding(
     concurrent: &impl Fn(KeyHash) -> Option<LocalWrite>,
 ) -> Finding {
     let write = arrival.write;
-    let kind = match met.as_slice() {
+    // A unique value that the row had before is not what an update is about, once the row itself was
+    // met.
+    let row_met = met.iter().any(|met| met.unique.is_none());
+    let telling: Vec<&MetKey> = met
+        .iter()
+        .filter(|met| {
+            let unchanged = |number| write.left().contains(&(number, met.key));
+            !(row_met && met.unique.is_some_and(unchanged))
+        })
+        .collect();
+    let kind = match telling.as_slice() {
         [] => {
             // Nothing that it claims was claimed here. A row that is missing was taken away by a
             // claim of a unique value which the row had then.

@@ -7,10 +7,7 @@ use crate::error::{Error, Result};
 use crate::position::{LogName, LogPos};
 use crate::row::Value;
 
-/// Name of the table within the engine's schema.
-pub const MARKER_TABLE: &str = "marker";
-/// Name of the barrier table within the engine's schema; see [`crate::barrier`].
-pub const BARRIER_TABLE: &str = "barrier";
+pub use crate::own_schema::{BARRIER as BARRIER_TABLE, MARKER as MARKER_TABLE};
 
 /// What a marker row says. All positions but `seen` are of the origin's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,44 +67,6 @@ const COLUMNS: [&str; 17] = [
     "changes",
     "log_birth",
 ];
-
-/// Statements that make the engine's schema with its tables, where they are missing.
-#[must_use]
-pub fn create_statements(schema: &str) -> Vec<String> {
-    let schema = quote_identifier(schema);
-    vec![
-        format!("CREATE DATABASE IF NOT EXISTS {schema} DEFAULT CHARACTER SET utf8mb4"),
-        format!(
-            "CREATE TABLE IF NOT EXISTS {schema}.{MARKER_TABLE} (
-                origin VARCHAR(32) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
-                server_id INT UNSIGNED NOT NULL,
-                server_uuid VARCHAR(36) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
-                log_file VARCHAR(255) NOT NULL,
-                log_pos BIGINT UNSIGNED NOT NULL,
-                gtid VARCHAR(120) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
-                clock BIGINT UNSIGNED NOT NULL,
-                seen_file VARCHAR(255) NOT NULL,
-                seen_pos BIGINT UNSIGNED NOT NULL,
-                seen_clock BIGINT UNSIGNED NOT NULL,
-                intent_file VARCHAR(255) NULL,
-                intent_pos BIGINT UNSIGNED NULL,
-                intent_statement LONGBLOB NULL,
-                epoch BIGINT UNSIGNED NOT NULL,
-                transactions BIGINT UNSIGNED NOT NULL,
-                changes BIGINT UNSIGNED NOT NULL,
-                log_birth INT UNSIGNED NOT NULL,
-                PRIMARY KEY (origin)
-            ) ENGINE=InnoDB COMMENT='twinlog: how far each origin has been applied here'"
-        ),
-        format!(
-            "CREATE TABLE IF NOT EXISTS {schema}.{BARRIER_TABLE} (
-                node VARCHAR(32) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
-                token BIGINT UNSIGNED NOT NULL,
-                PRIMARY KEY (node)
-            ) ENGINE=InnoDB COMMENT='twinlog: replicated; rises with every twinlog wait'"
-        ),
-    ]
-}
 
 impl Marker {
     /// Query for the marker of one origin; its row is read by [`Marker::from_row`].

@@ -9,6 +9,7 @@ mod columns;
 mod facts;
 pub(crate) mod gtids;
 mod privileges;
+pub(crate) mod rules;
 mod session;
 mod settings;
 mod tables;
@@ -124,6 +125,12 @@ pub async fn check(config: &Config) -> Vec<Finding> {
     for node in &facts {
         findings.extend(judge(config, node));
     }
+    for node in &config.nodes {
+        // One that cannot be reached has been said to be so.
+        if facts.iter().any(|facts| facts.node == node.name) {
+            findings.extend(rules::findings(config, node).await);
+        }
+    }
     if facts.len() > 1 {
         findings.extend(agreement::findings(config, &facts));
     }
@@ -135,7 +142,9 @@ pub async fn check_node(config: &Config, node: &NodeConfig) -> Vec<Finding> {
     match look(config, node).await {
         Ok((session, facts)) => {
             session.close().await;
-            judge(config, &facts)
+            let mut findings = judge(config, &facts);
+            findings.extend(rules::findings(config, node).await);
+            findings
         }
         Err(finding) => vec![finding.on(&node.name)],
     }

@@ -115,6 +115,22 @@ pub(super) fn render(status: &EngineStatus) -> Result<String, std::fmt::Error> {
     ] {
         add(name, help, links(&|link| value(link) as f64));
     }
+    let conflicts = status.links.iter().flat_map(|link| {
+        link.conflicts.iter().map(|conflict| {
+            let labels = vec![
+                ("origin", link.origin.clone()),
+                ("target", link.target.clone()),
+                ("kind", conflict.kind.clone()),
+                ("winner", conflict.winner.clone()),
+            ];
+            (labels, conflict.count as f64)
+        })
+    });
+    add(
+        "conflicts_total",
+        "Conflicts settled, and drift repaired",
+        conflicts.collect(),
+    );
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)

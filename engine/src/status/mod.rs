@@ -128,10 +128,25 @@ pub struct LinkStatus {
     pub retries: u64,
     /// Groups taken apart because their merged statements did not fit.
     pub regrouped: u64,
+    /// Conflicts and repaired drift, by kind and winner, since the engine started. All are in the
+    /// journal.
+    #[serde(default)]
+    pub conflicts: Vec<ConflictCount>,
     /// Why it is not running, or last was not. It stays when that is over: the state tells.
     pub last_error: Option<String>,
     /// Seconds since that error.
     pub last_error_seconds_ago: Option<u64>,
+}
+
+/// How often something was settled.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ConflictCount {
+    /// Kind of conflict, as in the journal.
+    pub kind: String,
+    /// `local`, `remote` or `merged`.
+    pub winner: String,
+    /// How often.
+    pub count: u64,
 }
 
 impl State {

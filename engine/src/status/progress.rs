@@ -1,6 +1,6 @@
 //! Counters and positions of running links, written by the stages and read by whoever asks.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -9,8 +9,9 @@ use crossbeam::atomic::AtomicCell;
 use crossbeam::utils::CachePadded;
 
 use super::lag::{self, Behind, CaughtUp};
-use super::{LinkStatus, State, TailerStatus};
+use super::{ConflictCount, LinkStatus, State, TailerStatus};
 use crate::apply::mapping::Mapping;
+use crate::conflict::journal::JournalWinner;
 use crate::origin::{Passed, Reason};
 use crate::position::{LogName, LogPos};
 use crate::row::{RowChange, Value};
@@ -53,6 +54,7 @@ struct Rest {
     last_error: Option<LastError>,
     caught_up: CaughtUp,
     stray_tables: HashSet<String>,
+    conflicts: BTreeMap<(&'static str, JournalWinner), u64>,
     rate: VecDeque<(Instant, u64)>,
 }
 
@@ -120,6 +122,7 @@ impl LinkProgress {
                 last_error: None,
                 caught_up: CaughtUp::unknown(Instant::now()),
                 stray_tables: HashSet::new(),
+                conflicts: BTreeMap::new(),
                 rate: VecDeque::new(),
             }),
         }
@@ -216,8 +219,10 @@ impl LinkProgress {
         self.retries.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// stub
-    pub fn conflict(&self, _kind: &str, _winner: &str) {}
+    /// A conflict, or drift that was repaired, was settled and written down.
+    pub fn conflict(&self, kind: &'static str, winner: JournalWinner) {
+        *self.lock().conflicts.entry((kind, winner)).or_default() += 1;
+    }
 
     /// A merged group was taken apart.
     pub fn regrouped(&self) {
@@ -362,6 +367,15 @@ impl LinkProgress {
             auto_increment_strays: load(&self.strays),
             retries: load(&self.retries),
             regrouped: load(&self.regrouped),
+            conflicts: rest
+                .conflicts
+                .iter()
+                .map(|((kind, winner), count)| ConflictCount {
+                    kind: (*kind).to_owned(),
+                    winner: winner.as_str().to_owned(),
+                    count: *count,
+                })
+                .collect(),
             last_error: rest.last_error.as_ref().map(|error| error.message.clone()),
             last_error_seconds_ago: rest
                 .last_error
