@@ -119,6 +119,17 @@ impl NodeConnection {
         Ok(found.map(|text| String::from_utf8_lossy(&text.unwrap_or_default()).into_owned()))
     }
 
+    /// The one row of a query whose bytes need not be UTF-8.
+    ///
+    /// # Errors
+    /// The server's or the connection's, with `context`.
+    pub async fn row(&mut self, sql: &[u8], context: &str) -> Result<Option<mysql_async::Row>> {
+        self.conn
+            .query_first(sql)
+            .await
+            .map_err(|error| Error::from_driver(&self.node, context, error))
+    }
+
     /// First row of a query's result.
     ///
     /// # Errors

@@ -257,6 +257,16 @@ pub enum RowChange {
 }
 
 impl RowChange {
+    /// Its images: the row before, where there was one, then the row after.
+    pub fn images(&self) -> impl Iterator<Item = &Row> {
+        let (before, after) = match self {
+            RowChange::Insert { after } => (None, Some(after)),
+            RowChange::Update { before, after } => (Some(before), Some(after)),
+            RowChange::Delete { before } => (Some(before), None),
+        };
+        before.into_iter().chain(after)
+    }
+
     /// Memory that the change takes, roughly, in bytes.
     #[must_use]
     pub fn weight(&self) -> usize {

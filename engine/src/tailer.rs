@@ -12,6 +12,7 @@ use crate::apply::mapping::ImageColumns;
 use crate::backoff::Backoff;
 use crate::config::{Config, NodeConfig};
 use crate::conflict::claim::{ClaimKind, RowWrite};
+use crate::conflict::collation::{Requests, needs_weights};
 use crate::conflict::key::{KeyHash, TableHash, image_keys};
 use crate::conflict::window::Window;
 use crate::connection::Identity;
@@ -19,6 +20,7 @@ use crate::error::{Disposition, Error, Result};
 use crate::log_reader::{LogReader, Start, Step};
 use crate::origin::{Origin, Passed, Reason};
 use crate::position::LogPos;
+use crate::row::SourceTable;
 use crate::schema::SchemaCatalog;
 use crate::status::{State, TailProgress};
 use crate::transaction::{Local, Seen};
@@ -148,12 +150,13 @@ impl Tailer {
         }
         let mut claims: Vec<(KeyHash, ClaimKind)> = Vec::with_capacity(local.changes.len() * 2);
         let mut tables: Vec<TableHash> = Vec::new();
-        let mut columns: Option<ImageColumns> = None;
+        let mut columns: Vec<Option<Arc<ImageColumns>>> = Vec::with_capacity(local.changes.len());
+        let mut requests = Requests::default();
+        let mut previous: Option<&Arc<SourceTable>> = None;
         for change in &local.changes {
-            if !columns
-                .as_ref()
-                .is_some_and(|known| Arc::ptr_eq(known.source(), &change.table))
-            {
+            if previous.is_some_and(|previous| Arc::ptr_eq(previous, &change.table)) {
+                columns.push(columns.last().cloned().flatten());
+            } else {
                 // The database as a whole, too: for a DROP DATABASE.
                 for name in [&*change.table.name, ""] {
                     let hash = TableHash::new(&change.table.database, name);
@@ -162,15 +165,34 @@ impl Tailer {
                     }
                 }
                 // A table that is gone by now: its rows cannot meet anything but its own DROP.
-                columns = self
+                let schema = self
                     .catalog
                     .table(&change.table.database, &change.table.name)
-                    .await?
-                    .map(|schema| ImageColumns::new(Arc::clone(&change.table), schema));
+                    .await?;
+                columns.push(
+                    schema.map(|schema| {
+                        Arc::new(ImageColumns::new(Arc::clone(&change.table), schema))
+                    }),
+                );
+                previous = Some(&change.table);
             }
-            let Some(columns) = &columns else { continue };
+            if let Some(Some(columns)) = columns.last()
+                && needs_weights(columns.target())
+            {
+                for row in change.change.images() {
+                    requests.add(columns.target(), |column| columns.value(row, column));
+                }
+            }
+        }
+        let weights = self.catalog.collator().weigh(requests).await?;
+        for (change, columns) in local.changes.iter().zip(&columns) {
+            let Some(columns) = columns else { continue };
             let writes = RowWrite::of(&change.change, |row| {
-                image_keys(columns.target(), |column| columns.value(row, column))
+                image_keys(
+                    columns.target(),
+                    |column| columns.value(row, column),
+                    &weights,
+                )
             });
             for write in writes {
                 claims.extend(write.claims());

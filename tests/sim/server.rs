@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use twinlog_engine::conflict::claim::RowWrite;
+use twinlog_engine::conflict::collation::Weights;
 use twinlog_engine::conflict::key::image_keys;
 use twinlog_engine::position::LogPos;
 use twinlog_engine::position::marker::Marker;
@@ -110,6 +111,7 @@ pub(crate) fn schema(unique_keys: usize) -> TableSchema {
             .map(|column| UniqueKey {
                 name: format!("u{column}"),
                 columns: vec![*column],
+                prefixes: vec![None],
             })
             .collect(),
         table_type: "BASE TABLE".into(),
@@ -124,7 +126,9 @@ pub(crate) fn schema(unique_keys: usize) -> TableSchema {
 
 impl Change {
     pub(crate) fn new(change: RowChange, schema: &TableSchema) -> Self {
-        let writes = RowWrite::of(&change, |row| image_keys(schema, |column| row.get(column)));
+        let writes = RowWrite::of(&change, |row| {
+            image_keys(schema, |column| row.get(column), &Weights::default())
+        });
         Self {
             writes: writes.collect(),
             change,

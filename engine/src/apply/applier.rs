@@ -17,6 +17,7 @@ use super::foreign_key;
 use super::mapping::Mapping;
 use super::session;
 use crate::config::Config;
+use crate::conflict::collation::{Requests, Weights};
 use crate::conflict::detect::{Claim, Meeting, first_meeting};
 use crate::conflict::key::{KeyHash, TableHash, row_keys};
 use crate::conflict::policy::NodeOrder;
@@ -27,7 +28,7 @@ use crate::group::{Batch, coalesced, one_by_one};
 use crate::link::read_marker;
 use crate::position::LogPos;
 use crate::position::marker::Marker;
-use crate::row::{RowChange, SourceTable};
+use crate::row::SourceTable;
 use crate::schema::SchemaCatalog;
 use crate::status::LinkProgress;
 use crate::transaction::{ForeignKeyMode, Local};
@@ -217,7 +218,13 @@ impl Applier {
     /// Transactions of which some meet concurrent local writes.
     async fn settle_together(&mut self, transactions: &mut [Local]) -> Result<()> {
         let way = Way::Careful(Scope::Contended);
-        match self.attempt(transactions, way).await? {
+        let alone = transactions.len() == 1;
+        let attempt = match self.attempt(transactions, way).await {
+            // What stands in front of the one that halts is applied all the same.
+            Err(Error::Conflict(_)) if !alone => Attempt::Stale,
+            attempt => attempt?,
+        };
+        match attempt {
             Attempt::Applied => Ok(()),
             Attempt::Met(_) | Attempt::Unfit(_) | Attempt::Stale => {
                 self.progress.regrouped();
@@ -288,7 +295,8 @@ impl Applier {
         for transaction in transactions.iter_mut() {
             mappings.push(self.map(transaction).await?);
         }
-        let claims = claims(transactions, &mappings);
+        let weights = self.weigh_texts(transactions, &mappings).await?;
+        let claims = claims(transactions, &mappings, &weights);
         if let Some(meeting) = first_meeting(&claims, &self.window) {
             return Ok(Attempt::Met(meeting));
         }
@@ -505,6 +513,26 @@ impl Applier {
         Ok(mappings)
     }
 
+    /// The weights of all texts in the transactions' keys.
+    pub(super) async fn weigh_texts(
+        &self,
+        transactions: &[Local],
+        mappings: &[Vec<Arc<Mapping>>],
+    ) -> Result<Weights> {
+        let mut requests = Requests::default();
+        for (transaction, mappings) in transactions.iter().zip(mappings) {
+            for (change, mapping) in transaction.changes.iter().zip(mappings) {
+                if !mapping.weighs_texts {
+                    continue;
+                }
+                for row in change.change.images() {
+                    requests.add(&mapping.target, |column| mapping.value(row, column));
+                }
+            }
+        }
+        self.catalog.collator().weigh(requests).await
+    }
+
     async fn mapping(
         &mut self,
         source: &Arc<SourceTable>,
@@ -660,7 +688,7 @@ fn careful_prefix(transactions: &[Local]) -> usize {
 }
 
 /// Every key that the transactions claim or leave.
-fn claims(transactions: &[Local], mappings: &[Vec<Arc<Mapping>>]) -> Vec<Claim> {
+fn claims(transactions: &[Local], mappings: &[Vec<Arc<Mapping>>], weights: &Weights) -> Vec<Claim> {
     let mut claims = Vec::new();
     for (number, (transaction, mappings)) in transactions.iter().zip(mappings).enumerate() {
         let mut previous: Option<&Arc<Mapping>> = None;
@@ -678,15 +706,11 @@ fn claims(transactions: &[Local], mappings: &[Vec<Arc<Mapping>>]) -> Vec<Claim> 
                 }
                 previous = Some(mapping);
             }
-            let (first, second) = match &change.change {
-                RowChange::Insert { after } => (after, None),
-                RowChange::Delete { before } => (before, None),
-                RowChange::Update { before, after } => (before, Some(after)),
-            };
-            for row in std::iter::once(first).chain(second) {
+            for row in change.change.images() {
                 row_keys(
                     &mapping.target,
                     |column| mapping.value(row, column),
+                    weights,
                     |key| {
                         claims.push(Claim {
                             transaction: number,

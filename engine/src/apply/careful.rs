@@ -23,6 +23,7 @@ use super::mapping::Mapping;
 use super::statement::StatementWriter;
 use crate::config::DriftPolicy;
 use crate::conflict::claim::RowWrite;
+use crate::conflict::collation::Weights;
 use crate::conflict::journal::{self, Entry, ImageSql, JournalWinner};
 use crate::conflict::key::{KeyHash, image_keys};
 use crate::conflict::resolve::{
@@ -85,7 +86,8 @@ impl Applier {
         let Some(last) = transactions.last() else {
             return Ok(Attempt::Applied);
         };
-        let mut weighed = self.weigh(transactions, &mappings, scope)?;
+        let weights = self.weigh_texts(transactions, &mappings).await?;
+        let mut weighed = self.weigh(transactions, &mappings, &weights, scope)?;
         // Of this one transaction only.
         self.connection
             .execute(
@@ -179,14 +181,20 @@ impl Applier {
         &self,
         transactions: &'t [Local],
         mappings: &'t [Vec<Arc<Mapping>>],
+        weights: &Weights,
         scope: Scope,
     ) -> Result<Vec<Weighed<'t>>> {
         let mut weighed = Vec::new();
         for (transaction, mappings) in transactions.iter().zip(mappings) {
             for (change, mapping) in transaction.changes.iter().zip(mappings) {
                 let change = &change.change;
-                let keys =
-                    |row: &Row| image_keys(&mapping.target, |column| mapping.value(row, column));
+                let keys = |row: &Row| {
+                    image_keys(
+                        &mapping.target,
+                        |column| mapping.value(row, column),
+                        weights,
+                    )
+                };
                 let mut change = Weighed {
                     transaction,
                     mapping,

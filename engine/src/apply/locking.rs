@@ -66,31 +66,49 @@ impl<'m> Locking<'m> {
     fn push_where(&self, out: &mut Vec<u8>, named: Named<'_>) -> Result<()> {
         out.extend_from_slice(b" WHERE ");
         match named {
-            Named::ByRowKey(row) => self.push_columns(out, row, &self.mapping.target.row_key),
+            Named::ByRowKey(row) => self.push_columns(out, row, &self.mapping.target.row_key, &[]),
             Named::Holder(number, row) => {
-                let columns = self.mapping.target.unique_keys.get(number);
-                let columns = columns.map_or(&[][..], |unique| &unique.columns);
-                self.push_columns(out, row, columns)?;
+                if let Some(unique) = self.mapping.target.unique_keys.get(number) {
+                    self.push_columns(out, row, &unique.columns, &unique.prefixes)?;
+                }
                 out.extend_from_slice(b" AND NOT (");
-                self.push_columns(out, row, &self.mapping.target.row_key)?;
+                self.push_columns(out, row, &self.mapping.target.row_key, &[])?;
                 out.push(b')');
                 Ok(())
             }
         }
     }
 
-    fn push_columns(&self, out: &mut Vec<u8>, row: &Row, columns: &[usize]) -> Result<()> {
+    fn push_columns(
+        &self,
+        out: &mut Vec<u8>,
+        row: &Row,
+        columns: &[usize],
+        prefixes: &[Option<u32>],
+    ) -> Result<()> {
         for (number, target) in columns.iter().enumerate() {
             if number > 0 {
                 out.extend_from_slice(b" AND ");
             }
-            let name = quote_identifier(&self.mapping.target.columns[*target].name);
-            out.extend_from_slice(name.as_bytes());
-            out.push(b'=');
+            let column = &self.mapping.target.columns[*target];
+            let name = quote_identifier(&column.name);
+            let mut literal = Vec::new();
             match self.mapping.image_index(*target) {
-                Some(source) => self.writer.push_literal(out, row, source, *target)?,
-                None => out.extend_from_slice(b"NULL"),
+                Some(source) => self
+                    .writer
+                    .push_literal(&mut literal, row, source, *target)?,
+                None => literal.extend_from_slice(b"NULL"),
             }
+            let Some(length) = prefixes.get(number).copied().flatten() else {
+                out.extend_from_slice(name.as_bytes());
+                out.push(b'=');
+                out.extend_from_slice(&literal);
+                continue;
+            };
+            // Looks at every row, and locks it: no index serves this.
+            out.extend_from_slice(format!("LEFT({name},{length})=LEFT(").as_bytes());
+            out.extend_from_slice(&literal);
+            out.extend_from_slice(format!(",{length})").as_bytes());
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::conflict::collation::needs_weights;
 use crate::conflict::rules::TableRule;
 use crate::error::{Error, Result};
 use crate::row::{ColumnKind, Row, RowChange, SourceTable, Value};
@@ -82,6 +83,8 @@ pub struct Mapping {
     pub auto_increment: Option<usize>,
     /// Image columns whose numbers must be read again as unsigned.
     reread: Vec<(usize, usize)>,
+    /// Whether its keys hold texts that the server has to weigh.
+    pub weighs_texts: bool,
     /// How the table's conflicts are settled.
     pub rule: TableRule,
     /// How foreign keys are minded as the rows are written; all of a mapping's rows are alike in it.
@@ -179,6 +182,7 @@ impl Mapping {
             .iter()
             .position(|column| column.auto_increment)
             .and_then(|column| image_of[column]);
+        let weighs_texts = needs_weights(&target);
         Ok(Self {
             source,
             target,
@@ -187,6 +191,7 @@ impl Mapping {
             image_of,
             auto_increment,
             reread,
+            weighs_texts,
             rule: TableRule::default(),
             foreign_keys: ForeignKeyMode::Engine,
         })

@@ -5,8 +5,9 @@ use std::hash::{Hash, Hasher};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::claim::ImageKeys;
+use super::collation::{self, Form, Weights};
 use crate::row::Value;
-use crate::schema::TableSchema;
+use crate::schema::{ColumnSchema, TableSchema};
 
 /// A key of a table: 128 bits over table, index and values, so that a collision need not be
 /// reckoned with (2^-64 at four billion keys in the window).
@@ -47,71 +48,117 @@ impl KeyHash {
 /// makes another one the primary key or adds one in front of it.
 ///
 /// `value` gives the row's value of a column of the schema, or `None` where the image has none (a
-/// column that only this node has); a key with such a column is left out.
+/// column that only this node has); a key with such a column is left out. `weights` must hold those
+/// of all of the image's texts ([`super::collation::Requests`]).
 pub fn row_keys<'v>(
     schema: &TableSchema,
     value: impl Fn(usize) -> Option<&'v Value>,
+    weights: &Weights,
     mut claim: impl FnMut(KeyHash),
 ) {
-    let table = TableHash::new(&schema.database, &schema.name);
-    let unique_keys = schema.unique_keys.iter().map(|unique| &unique.columns);
-    for columns in std::iter::once(&schema.row_key).chain(unique_keys) {
-        if let Some(key) = hash_key(table, schema, columns, &value) {
-            claim(key);
-        }
-    }
+    let keys = image_keys(schema, value, weights);
+    let unique = keys.unique.into_iter().map(|(_, key)| key);
+    keys.row.into_iter().chain(unique).for_each(&mut claim);
 }
 
 /// The keys of a row image, told apart; `value` as for [`row_keys`].
 pub fn image_keys<'v>(
     schema: &TableSchema,
     value: impl Fn(usize) -> Option<&'v Value>,
+    weights: &Weights,
 ) -> ImageKeys {
     let table = TableHash::new(&schema.database, &schema.name);
-    let hash = |columns: &[usize]| hash_key(table, schema, columns, &value);
+    let weights = Some(weights);
     let unique = schema.unique_keys.iter().enumerate();
+    let unique = unique.filter_map(|(number, key)| {
+        let columns = key
+            .columns
+            .iter()
+            .copied()
+            .zip(key.prefixes.iter().copied());
+        Some((number, hash_key(table, schema, columns, &value, weights)?))
+    });
+    let row_key = schema.row_key.iter().map(|column| (*column, None));
     ImageKeys {
-        row: hash(&schema.row_key),
-        unique: unique
-            .filter_map(|(number, key)| Some((number, hash(&key.columns)?)))
-            .collect(),
+        unique: unique.collect(),
+        row: hash_key(table, schema, row_key, &value, weights),
     }
 }
 
-/// The row key alone; `None` where the image does not hold it whole.
+/// The row key alone; `None` where the image does not hold it whole. Texts are told apart by their
+/// bytes, whatever the collation says: for use within one group of changes, not for the window.
 pub fn row_key<'v>(
     schema: &TableSchema,
     value: impl Fn(usize) -> Option<&'v Value>,
 ) -> Option<KeyHash> {
     let table = TableHash::new(&schema.database, &schema.name);
-    hash_key(table, schema, &schema.row_key, &value)
+    let row_key = schema.row_key.iter().map(|column| (*column, None));
+    hash_key(table, schema, row_key, &value, None)
 }
 
+/// Columns come with the length of their prefix that the key holds.
 fn hash_key<'v>(
     table: TableHash,
     schema: &TableSchema,
-    columns: &[usize],
+    columns: impl Iterator<Item = (usize, Option<u32>)>,
     value: &impl Fn(usize) -> Option<&'v Value>,
+    weights: Option<&Weights>,
 ) -> Option<KeyHash> {
     let mut hasher = Xxh3::new();
     hasher.update(&table.0.to_le_bytes());
-    for index in columns {
-        let column = schema.columns.get(*index)?;
+    let mut empty = true;
+    for (index, prefix) in columns {
+        empty = false;
+        let column = schema.columns.get(index)?;
         for byte in column.name.bytes() {
             hasher.update(&[byte.to_ascii_lowercase()]);
         }
         hasher.update(&[0]);
-        match value(*index)? {
+        match value(index)? {
             // SQL's unique keys let NULLs stand beside each other.
             Value::Null => return None,
             // A log without metadata does not say that a column is unsigned; the schema does.
             Value::Int(number) if column.unsigned => {
                 hasher.update(&column.as_unsigned(*number).to_le_bytes());
             }
+            Value::Bytes(text) => hash_text(column, prefix, text, weights, &mut hasher),
             value => hash_value(value, &mut hasher),
         }
     }
-    (!columns.is_empty()).then(|| KeyHash(hasher.digest128()))
+    (!empty).then(|| KeyHash(hasher.digest128()))
+}
+
+/// Hashes a text as its column compares it.
+fn hash_text(
+    column: &ColumnSchema,
+    prefix: Option<u32>,
+    text: &[u8],
+    weights: Option<&Weights>,
+    hasher: &mut Xxh3,
+) {
+    let form = match weights {
+        Some(_) => collation::form(column, prefix),
+        None => Form::Bytes(None),
+    };
+    let text = match form {
+        Form::Weights => {
+            let weight = weights.and_then(|weights| weights.of(column, prefix, text));
+            debug_assert!(weight.is_some(), "a text was not asked for");
+            if let Some(weight) = weight {
+                hasher.update(&weight.to_le_bytes());
+                return;
+            }
+            text
+        }
+        Form::Padded => {
+            let spaces = text.iter().rev().take_while(|byte| **byte == b' ').count();
+            &text[..text.len() - spaces]
+        }
+        Form::Bytes(Some(length)) => text.get(..length as usize).unwrap_or(text),
+        Form::Bytes(None) => text,
+    };
+    hasher.update(&(text.len() as u64).to_le_bytes());
+    hasher.update(text);
 }
 
 /// Hashes a value so that equal keys hash alike and neighbouring values cannot run together.
@@ -121,10 +168,6 @@ fn hash_value(value: &Value, hasher: &mut Xxh3) {
         Value::UInt(number) | Value::Bit(number) | Value::Set(number) => {
             hasher.update(&number.to_le_bytes());
         }
-        Value::Bytes(bytes) => {
-            hasher.update(&(bytes.len() as u64).to_le_bytes());
-            hasher.update(bytes);
-        }
         Value::Decimal(digits) => {
             hasher.update(&(digits.len() as u64).to_le_bytes());
             hasher.update(digits.as_bytes());
@@ -133,7 +176,7 @@ fn hash_value(value: &Value, hasher: &mut Xxh3) {
         Value::Float(number) => hasher.update(&(number + 0.0).to_le_bytes()),
         Value::Double(number) => hasher.update(&(number + 0.0).to_le_bytes()),
         other => {
-            // The temporal kinds, YEAR and ENUM; JSON cannot be a key.
+            // Texts come another way. The temporal kinds, YEAR and ENUM; JSON cannot be a key.
             let mut std_hasher = StdHasher(hasher);
             format!("{other:?}").hash(&mut std_hasher);
         }

@@ -252,6 +252,7 @@ fn finding(
 mod tests {
     use super::*;
     use crate::conflict::claim::ImageKeys;
+    use crate::conflict::collation::Weights;
     use crate::conflict::key::image_keys;
     use crate::position::LogPos;
     use crate::row::Value;
@@ -282,6 +283,7 @@ mod tests {
             unique_keys: vec![UniqueKey {
                 name: "u".into(),
                 columns: vec![1],
+                prefixes: vec![None],
             }],
             has_opaque_unique_key: false,
             parents: Vec::new(),
@@ -289,7 +291,7 @@ mod tests {
             triggers: false,
         };
         let image = [Value::Int(row), unique.map_or(Value::Null, Value::Int)];
-        image_keys(&schema, |column| image.get(column))
+        image_keys(&schema, |column| image.get(column), &Weights::default())
     }
 
     /// Settles `write` at `effective` against local claims, all of them concurrent.

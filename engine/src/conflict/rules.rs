@@ -288,6 +288,7 @@ mod tests {
             unique_keys: vec![UniqueKey {
                 name: "code".into(),
                 columns: vec![1],
+                prefixes: vec![None],
             }],
             has_opaque_unique_key: false,
             parents: Vec::new(),

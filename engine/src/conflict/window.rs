@@ -301,7 +301,9 @@ mod tests {
         };
         let value = Value::Int(number);
         let mut found = None;
-        super::super::key::row_keys(&schema, |_| Some(&value), |key| found = Some(key));
+        let weights = crate::conflict::collation::Weights::default();
+        let keep = |key| found = Some(key);
+        super::super::key::row_keys(&schema, |_| Some(&value), &weights, keep);
         found.unwrap()
     }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{ColumnSchema, ForeignKey, TableSchema, UniqueKey};
 use crate::config::NodeConfig;
+use crate::conflict::collation::Collator;
 use crate::connection::{NodeConnection, quote_string};
 use crate::error::{Error, Result};
 
@@ -17,6 +18,7 @@ pub struct SchemaCatalog {
     node: NodeConfig,
     connection: tokio::sync::Mutex<Option<NodeConnection>>,
     tables: Mutex<(u64, Tables)>,
+    collator: Collator,
 }
 
 impl SchemaCatalog {
@@ -24,10 +26,17 @@ impl SchemaCatalog {
     #[must_use]
     pub fn new(node: NodeConfig) -> Self {
         Self {
+            collator: Collator::new(node.clone()),
             node,
             connection: tokio::sync::Mutex::new(None),
             tables: Mutex::default(),
         }
+    }
+
+    /// Tells which texts are one key value at the node.
+    #[must_use]
+    pub fn collator(&self) -> &Collator {
+        &self.collator
     }
 
     /// A table as it is now, or as it was when it was last read; `None` where there is none.
@@ -241,7 +250,7 @@ fn column(row: mysql_async::Row) -> Option<ColumnSchema> {
 
 fn keys(schema: &mut TableSchema, statistics: Vec<mysql_async::Row>) {
     let mut indexes: Vec<UniqueKey> = Vec::new();
-    // An index over an expression or a prefix cannot be compared by column values.
+    // An index over an expression cannot be compared by column values.
     let mut unusable: Vec<String> = Vec::new();
     for row in statistics {
         let Some(name) = row.get_opt::<String, _>(0).and_then(|value| value.ok()) else {
@@ -260,24 +269,31 @@ fn keys(schema: &mut TableSchema, statistics: Vec<mysql_async::Row>) {
             indexes.push(UniqueKey {
                 name: name.clone(),
                 columns: Vec::new(),
+                prefixes: Vec::new(),
             });
         }
-        match (column, prefix, indexes.last_mut()) {
-            (Some(column), None, Some(index)) => index.columns.push(column),
+        match (column, indexes.last_mut()) {
+            (Some(column), Some(index)) => {
+                index.columns.push(column);
+                let prefix = prefix.and_then(|length| u32::try_from(length).ok());
+                index.prefixes.push(prefix);
+            }
             _ => unusable.push(name),
         }
     }
     schema.has_opaque_unique_key = indexes.iter().any(|index| unusable.contains(&index.name));
     indexes.retain(|index| !unusable.contains(&index.name));
+    let whole = |index: &UniqueKey| index.prefixes.iter().all(Option::is_none);
     let names_rows = |index: &UniqueKey| {
-        index
-            .columns
-            .iter()
-            .all(|column| !schema.columns[*column].nullable)
+        whole(index)
+            && index
+                .columns
+                .iter()
+                .all(|column| !schema.columns[*column].nullable)
     };
     let row_key = indexes
         .iter()
-        .position(|index| index.name == "PRIMARY")
+        .position(|index| index.name == "PRIMARY" && whole(index))
         .or_else(|| indexes.iter().position(names_rows));
     if let Some(position) = row_key {
         schema.row_key = indexes.remove(position).columns;

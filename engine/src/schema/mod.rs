@@ -22,8 +22,8 @@ pub struct TableSchema {
     pub row_key: Vec<usize>,
     /// All unique keys but `row_key`, as column indexes.
     pub unique_keys: Vec<UniqueKey>,
-    /// Whether it has a unique index over a prefix or an expression, which cannot be compared by
-    /// column values here; the server still enforces it.
+    /// Whether it has a unique index over an expression, which cannot be compared by column values
+    /// here; the server still enforces it.
     pub has_opaque_unique_key: bool,
     /// Foreign keys in which it is the child.
     pub parents: Vec<ForeignKey>,
@@ -81,6 +81,9 @@ pub struct UniqueKey {
     pub name: String,
     /// Columns, as indexes into [`TableSchema::columns`].
     pub columns: Vec<usize>,
+    /// For each of them, how much of it the key holds: characters, or bytes of a binary column;
+    /// `None` for all.
+    pub prefixes: Vec<Option<u32>>,
 }
 
 impl ColumnSchema {
