@@ -8,6 +8,7 @@ use mysql_async::Opts;
 use mysql_async::prelude::{FromRow, Queryable};
 use tempfile::TempDir;
 use twinlog_cli::sandbox::{Server, ServerKind, ServerOptions};
+use twinlog_engine::Error;
 use twinlog_engine::config::Config;
 use twinlog_engine::replicator::{Engine, EngineHandle};
 use twinlog_engine::status::{LinkStatus, State};
@@ -110,6 +111,25 @@ impl Pair {
     pub async fn start_engine(&mut self, node: usize) {
         let engine = Engine::start(Arc::clone(&self.config), NODES[node]).await;
         self.engines[node] = Some(engine.unwrap());
+    }
+
+    /// Ends the engine of one node wherever it is, and starts it again once it has let go of its
+    /// store.
+    pub async fn kill_engine(&mut self, node: usize) {
+        self.engines[node] = None;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match Engine::start(Arc::clone(&self.config), NODES[node]).await {
+                Ok(engine) => {
+                    self.engines[node] = Some(engine);
+                    return;
+                }
+                Err(Error::Fenced(_)) if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
     }
 
     /// Stops the engine of one node cleanly.

@@ -7,9 +7,11 @@
 pub mod claim;
 pub mod collation;
 pub mod detect;
+pub mod history;
 pub mod journal;
 pub mod key;
 pub mod ledger;
+pub mod merge;
 pub mod policy;
 pub mod resolve;
 pub mod rules;
