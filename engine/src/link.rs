@@ -11,6 +11,7 @@ use crate::agreement;
 use crate::apply::applier::Applier;
 use crate::backoff::Backoff;
 use crate::config::{Config, NodeConfig};
+use crate::conflict::kept;
 use crate::conflict::window::Window;
 use crate::connection::{Identity, NodeConnection, quote_string};
 use crate::error::{Disposition, Error, Result};
@@ -21,6 +22,7 @@ use crate::position::LogPos;
 use crate::position::marker::{Intended, Marker};
 use crate::position::reconcile::{Agreement, Resume, reconcile};
 use crate::position::store::{LinkRecord, Store};
+use crate::replicator::merges;
 use crate::schema::SchemaCatalog;
 use crate::status::{LinkProgress, State, TailProgress};
 use crate::transaction::Seen;
@@ -133,6 +135,12 @@ impl Link {
             // its row locks held. And what became of DDL that was about to run stands there too.
             let (_, end) = connection.log_end(self.target_identity.flavor).await?;
             self.caught_up(end).await?;
+            if merges(&self.config) {
+                // A commit whose answer was lost may have gone through.
+                let (schema, histories) = (&self.config.engine.schema, self.window.histories());
+                let acknowledged = self.window.acknowledged();
+                kept::load(&mut connection, schema, histories, acknowledged, false).await?;
+            }
             let start = Start {
                 position: resume.position,
                 // Known of the marker's file only.

@@ -10,6 +10,8 @@ pub const MARKER: &str = "marker";
 pub const BARRIER: &str = "barrier";
 /// Settled conflicts; see [`crate::conflict::journal`].
 pub const CONFLICT: &str = "conflict";
+/// Histories of merged rows; see [`crate::conflict::history`].
+pub const HISTORY: &str = "history";
 /// Engines and the rules that they go by; see [`crate::agreement`].
 pub const ENGINE: &str = "engine";
 
@@ -24,7 +26,7 @@ struct OwnTable {
 
 const NAME: &str = "VARCHAR(32) CHARACTER SET ascii COLLATE ascii_bin NOT NULL";
 
-const TABLES: [OwnTable; 4] = [
+const TABLES: [OwnTable; 5] = [
     OwnTable {
         name: MARKER,
         comment: "how far each origin has been applied here",
@@ -92,6 +94,23 @@ const TABLES: [OwnTable; 4] = [
             ("note", "VARCHAR(500) NOT NULL"),
         ],
         keys: "PRIMARY KEY (id), KEY (settled_at), KEY (database_name, table_name, id)",
+    },
+    OwnTable {
+        name: HISTORY,
+        comment: "writes of merged rows that may still meet others",
+        columns: &[
+            (
+                "row_key",
+                "CHAR(32) CHARACTER SET ascii COLLATE ascii_bin NOT NULL",
+            ),
+            ("effective", "BIGINT UNSIGNED NOT NULL"),
+            ("node_rank", "TINYINT UNSIGNED NOT NULL"),
+            ("change_number", "INT UNSIGNED NOT NULL"),
+            ("last_file", "BIGINT UNSIGNED NOT NULL"),
+            ("last_pos", "BIGINT UNSIGNED NOT NULL"),
+            ("content", "LONGTEXT NOT NULL"),
+        ],
+        keys: "PRIMARY KEY (row_key, effective, node_rank, change_number), KEY (effective, last_file)",
     },
     OwnTable {
         name: ENGINE,

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agreement;
 use crate::config::{Config, NodeConfig};
+use crate::conflict::kept;
 use crate::conflict::window::Window;
 use crate::connection::{Identity, NodeConnection};
 use crate::error::{Error, Result};
@@ -92,6 +93,10 @@ impl Engine {
         let tail = Arc::new(TailProgress::default());
         let start = tailer_start(&markers, &store, &identity)?;
         let window = Arc::new(Window::new(start.position));
+        if merges(&config) {
+            let (schema, histories) = (&config.engine.schema, window.histories());
+            kept::load(&mut owner, schema, histories, start.position, true).await?;
+        }
         let mut link_tasks = Vec::new();
         let mut background = Vec::new();
         let mut links = Vec::new();
@@ -124,6 +129,8 @@ impl Engine {
             progress: Arc::clone(&tail),
             // The links may still be finishing what they have in hand, and need it for that.
             stop: now.clone(),
+            merges: merges(&config),
+            rank: rank(&config, &target.name),
         };
         background.push(spawn(&now, tailer.run(start)));
         let watch = monitor::Monitor {
@@ -237,6 +244,17 @@ fn spawn(
             () = task => {}
         }
     })
+}
+
+/// Rank of a node's writes among those of the same time: the node that stands first is higher.
+pub(crate) fn rank(config: &Config, node: &str) -> u8 {
+    u8::from(config.nodes.first().is_some_and(|first| first.name == node))
+}
+
+/// Whether any rule merges rows.
+pub(crate) fn merges(config: &Config) -> bool {
+    let mut rules = config.conflicts.sections().iter();
+    rules.any(|rule| rule.column_merge || !rule.columns.is_empty())
 }
 
 /// Whether `init` has been here.

@@ -3,10 +3,41 @@
 //! A [`Value`] keeps exactly what the log said, without a time zone or character set conversion;
 //! [`SourceTable`] says what the columns were at the origin when the row was written.
 
+use serde::{Deserialize, Serialize};
+
 use crate::decode::json::Json;
 
+/// A FLOAT by its bits: text would not give all of them back.
+mod float_bits {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &f32, out: S) -> Result<S::Ok, S::Error> {
+        out.serialize_u32(value.to_bits())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f32, D::Error> {
+        u32::deserialize(from).map(f32::from_bits)
+    }
+}
+
+/// A DOUBLE by its bits.
+mod double_bits {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &f64, out: S) -> Result<S::Ok, S::Error> {
+        out.serialize_u64(value.to_bits())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+        u64::deserialize(from).map(f64::from_bits)
+    }
+}
+
 /// One column's value in a row image.
-#[derive(Debug, Clone, PartialEq)]
+///
+/// Its serialised form is for the histories of merged rows ([`crate::conflict::history`]), which hold
+/// no JSON.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Value {
     /// SQL NULL.
     Null,
@@ -17,9 +48,9 @@ pub enum Value {
     /// TINYINT .. BIGINT, unsigned.
     UInt(u64),
     /// FLOAT.
-    Float(f32),
+    Float(#[serde(with = "float_bits")] f32),
     /// DOUBLE.
-    Double(f64),
+    Double(#[serde(with = "double_bits")] f64),
     /// DECIMAL as plain digits with all its decimals, such as `-12.340`.
     Decimal(Box<str>),
     /// CHAR, VARCHAR, TEXT in the column's own character set; BINARY, VARBINARY, BLOB, GEOMETRY,
@@ -81,6 +112,7 @@ pub enum Value {
     /// SET by its bits.
     Set(u64),
     /// MySQL's JSON, as stored.
+    #[serde(skip)]
     Json(Json),
 }
 

@@ -13,6 +13,7 @@ use crate::backoff::Backoff;
 use crate::config::{Config, NodeConfig};
 use crate::conflict::claim::{ClaimKind, RowWrite};
 use crate::conflict::collation::{Requests, needs_weights};
+use crate::conflict::history::{self, Entry, Order, writes_of};
 use crate::conflict::key::{KeyHash, TableHash, image_keys};
 use crate::conflict::window::Window;
 use crate::connection::Identity;
@@ -20,7 +21,7 @@ use crate::error::{Disposition, Error, Result};
 use crate::log_reader::{LogReader, Start, Step};
 use crate::origin::{Origin, Passed, Reason};
 use crate::position::LogPos;
-use crate::row::SourceTable;
+use crate::row::{RowChange, SourceTable};
 use crate::schema::SchemaCatalog;
 use crate::status::{State, TailProgress};
 use crate::transaction::{Local, Seen};
@@ -35,6 +36,10 @@ pub(crate) struct Tailer {
     pub catalog: Arc<SchemaCatalog>,
     pub progress: Arc<TailProgress>,
     pub stop: CancellationToken,
+    /// Whether any rule merges rows.
+    pub merges: bool,
+    /// Of this node's writes; see [`Order`].
+    pub rank: u8,
 }
 
 impl Tailer {
@@ -185,15 +190,20 @@ impl Tailer {
             }
         }
         let weights = self.catalog.collator().weigh(requests).await?;
+        let mut number = 0;
         for (change, columns) in local.changes.iter().zip(&columns) {
             let Some(columns) = columns else { continue };
-            let writes = RowWrite::of(&change.change, |row| {
+            let writes: Vec<RowWrite> = RowWrite::of(&change.change, |row| {
                 image_keys(
                     columns.target(),
                     |column| columns.value(row, column),
                     &weights,
                 )
-            });
+            })
+            .collect();
+            if self.merges {
+                number = self.remember(local, &change.change, &writes, columns, number);
+            }
             for write in writes {
                 claims.extend(write.claims());
             }
@@ -201,6 +211,41 @@ impl Tailer {
         self.window
             .record(local.end, local.effective, claims, tables);
         Ok(())
+    }
+}
+
+impl Tailer {
+    /// Puts a write of a merged row into its history; gives the number of the next write.
+    fn remember(
+        &self,
+        local: &Local,
+        change: &RowChange,
+        writes: &[RowWrite],
+        columns: &ImageColumns,
+        mut number: u32,
+    ) -> u32 {
+        // A rule that does not fit is said by the apply, which halts.
+        let rule = self.config.conflicts.rule_for(columns.target());
+        let rules = rule.map(|rule| rule.columns).unwrap_or_default();
+        for (key, write, before) in writes_of(change, writes, |row| columns.ordered(row)) {
+            let order = Order {
+                effective: local.effective,
+                rank: self.rank,
+                change: number,
+            };
+            number += 1;
+            let origin = history::Origin::Local(local.end);
+            let entry = Entry {
+                order,
+                origin,
+                write,
+            };
+            if !rules.is_empty() {
+                let histories = self.window.histories();
+                histories.record(key, entry, before.as_ref(), &rules);
+            }
+        }
+        number
     }
 }
 

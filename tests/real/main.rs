@@ -31,6 +31,7 @@ mod fidelity;
 mod foreign_keys;
 mod hot_rows;
 mod keys;
+mod merging;
 mod recovery;
 mod sandbox;
 mod spine;

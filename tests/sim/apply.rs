@@ -5,6 +5,8 @@ use std::rc::Rc;
 
 use twinlog_engine::conflict::claim::RowWrite;
 use twinlog_engine::conflict::detect::{Claim, first_meeting};
+use twinlog_engine::conflict::history::{Entry, merged};
+use twinlog_engine::conflict::key::KeyHash;
 use twinlog_engine::conflict::policy::Winner;
 use twinlog_engine::conflict::resolve::{
     Arrival, Conflict, ConflictKind, Finding, RowAction, resolve,
@@ -25,7 +27,7 @@ fn changes(read: &Read) -> &[Change] {
 }
 
 /// Every key that the transactions claim or leave.
-fn claims(reads: &[Read]) -> Vec<Claim> {
+fn claims(reads: &[Read], merging: bool) -> Vec<Claim> {
     let mut claims = Vec::new();
     for (transaction, read) in reads.iter().enumerate() {
         for (change, written) in changes(read).iter().enumerate() {
@@ -36,7 +38,12 @@ fn claims(reads: &[Read]) -> Vec<Claim> {
                     transaction,
                     change,
                     key,
-                    seen: read.seen.position,
+                    // A row with a history: every write of it must go in.
+                    seen: if merging {
+                        LogPos::default()
+                    } else {
+                        read.seen.position
+                    },
                 }));
             }
         }
@@ -77,7 +84,7 @@ impl World {
         engine: &mut Engine,
         reads: &[Read],
     ) -> Result<bool, Interrupt> {
-        let claims = claims(reads);
+        let claims = claims(reads, !self.rules.is_empty());
         if first_meeting(&claims, &engine.window).is_some() {
             return Ok(false);
         }
@@ -144,11 +151,30 @@ impl World {
     ) -> Result<(), Interrupt> {
         let mut undo = Undo::default();
         match self.write_careful(node, engine, reads, &mut undo) {
-            Ok(settled) => {
+            Ok((settled, entries)) => {
                 for (end, conflict) in &settled {
                     self.note(node, *end, conflict)?;
                 }
                 self.commit_group(node, reads);
+                let histories = engine.window.histories();
+                let mut kept = Vec::new();
+                for (key, _) in &entries {
+                    let of_row = entries.iter().filter(|(other, _)| other == key);
+                    let unkept = histories.unkept_with(*key, of_row.map(|(_, entry)| entry));
+                    if let Some(unkept) = unkept {
+                        self.servers[node].keep(*key, &unkept);
+                        let orders = unkept.entries.iter().map(|entry| entry.order);
+                        kept.push((*key, orders.collect::<Vec<_>>()));
+                    }
+                }
+                if self.mutation != Some(Mutation::NoHistory) {
+                    for (key, entry) in entries {
+                        histories.applied(key, entry);
+                    }
+                }
+                for (key, orders) in kept {
+                    histories.keep(key, orders.into_iter());
+                }
                 Ok(())
             }
             Err(interrupt) => {
@@ -164,7 +190,7 @@ impl World {
         engine: &mut Engine,
         reads: &[Read],
         undo: &mut Undo,
-    ) -> Result<Vec<(LogPos, Conflict)>, Interrupt> {
+    ) -> Result<(Vec<(LogPos, Conflict)>, Vec<(KeyHash, Entry)>), Interrupt> {
         let mut locked: Vec<Lock> = Vec::new();
         for change in reads.iter().flat_map(changes) {
             self.interlude(node, engine, &locked)?;
@@ -182,18 +208,23 @@ impl World {
         }
         self.interlude(node, engine, &locked)?;
         let mut settled = Vec::new();
+        let mut entries: Vec<(KeyHash, Entry)> = Vec::new();
         for read in reads {
+            let mut merged = self.merging(node).entries(read, false).into_iter();
             for change in changes(read) {
                 for write in &change.writes {
-                    let conflict = self.settle_write(node, engine, read, change, write, undo)?;
+                    entries.extend(merged.next().map(|(key, entry, _)| (key, entry)));
+                    let conflict =
+                        self.settle_write(node, engine, read, change, write, &entries, undo)?;
                     settled.extend(conflict.map(|conflict| (read.logged.end, conflict)));
                 }
             }
         }
         self.interlude(node, engine, &locked)?;
-        Ok(settled)
+        Ok((settled, entries))
     }
 
+    #[allow(clippy::too_many_arguments, reason = "each is something else")]
     fn settle_write(
         &mut self,
         node: usize,
@@ -201,6 +232,7 @@ impl World {
         read: &Read,
         change: &Change,
         write: &RowWrite,
+        entries: &[(KeyHash, Entry)],
         undo: &mut Undo,
     ) -> Result<Option<Conflict>, Interrupt> {
         let image: &Row = match write {
@@ -246,6 +278,23 @@ impl World {
             }
             _ => {}
         }
+        let mut standing = image;
+        let whole;
+        if !self.rules.is_empty()
+            && let Some(row_key) = write.row_key()
+        {
+            let of_row = entries.iter().filter(|(key, _)| *key == row_key);
+            let of_row = of_row.map(|(_, entry)| entry);
+            if let Some(folded) = engine.window.histories().folded(row_key, of_row) {
+                let folded = folded.map_err(|_| "a sum that does not fit".to_owned())?;
+                let (action, row) = merged(resolution.row, arrival.present, folded);
+                resolution.row = action;
+                if let Some(row) = row {
+                    whole = row;
+                    standing = &whole;
+                }
+            }
+        }
         let server = &mut self.servers[node];
         for unique in resolution.displace {
             if let Some(holder) = server.holder(unique, image) {
@@ -256,13 +305,13 @@ impl World {
             RowAction::Keep => {}
             RowAction::Remove => server.set(key, None, undo),
             RowAction::Put => {
-                if !server.fits(image) {
+                if !server.fits(standing) {
                     return Err(Interrupt::Broken(format!(
-                        "node {node} refuses the image {image:?}: a unique value is taken; rows {}",
+                        "node {node} refuses the image {standing:?}: a unique value is taken; rows {}",
                         show(&server.rows)
                     )));
                 }
-                server.set(key, Some(image.clone()), undo);
+                server.set(key, Some(standing.clone()), undo);
             }
         }
         Ok(conflict)

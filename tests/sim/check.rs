@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use twinlog_engine::conflict::claim::RowWrite;
+use twinlog_engine::conflict::history::writes_of;
 use twinlog_engine::conflict::key::KeyHash;
+use twinlog_engine::conflict::merge::step;
 use twinlog_engine::conflict::policy::Policy;
 use twinlog_engine::position::LogPos;
 use twinlog_engine::row::{Row, RowChange};
@@ -21,9 +23,11 @@ impl World {
         let [a, b] = &self.servers;
         if a.rows != b.rows {
             return Err(format!(
-                "INV-CONVERGE: a {} b {}",
+                "INV-CONVERGE: a {} b {}; the rule says {}",
                 show(&a.rows),
-                show(&b.rows)
+                show(&b.rows),
+                self.standing()
+                    .map_or_else(|problem| problem, |rows| show(&rows)),
             ));
         }
         for node in 0..2 {
@@ -157,6 +161,21 @@ impl World {
                 Change::new(insert, &self.keys)
             })
             .collect();
+        // What the writes of each row come to, in that order.
+        let mut content: BTreeMap<KeyHash, Option<Row>> = BTreeMap::new();
+        for change in &initial {
+            let keys = change.writes.iter().filter_map(RowWrite::row_key);
+            content.extend(keys.map(|key| (key, change.after().cloned())));
+        }
+        for (_, change, write) in &writes {
+            let of_write = writes_of(&change.change, std::slice::from_ref(write), Row::clone);
+            for (key, write, _) in of_write {
+                let before = content.get(&key).cloned().flatten();
+                let after = step(before.as_ref(), &write, &self.rules)
+                    .map_err(|_| "a sum that does not fit".to_owned())?;
+                content.insert(key, after);
+            }
+        }
         let mut rows = BTreeMap::new();
         for change in &initial {
             let unowned = change
@@ -168,13 +187,14 @@ impl World {
                 rows.insert(key_of(row), row.clone());
             }
         }
-        for (number, (_, change, write)) in writes.iter().enumerate() {
+        for (number, (_, _, write)) in writes.iter().enumerate() {
             let stands = !matches!(write, RowWrite::Delete { .. })
                 && write
                     .claims()
                     .all(|(key, _)| owners.get(&key) == Some(&number));
-            if let (true, Some(row)) = (stands, change.after()) {
-                rows.insert(key_of(row), row.clone());
+            let row = write.row_key().and_then(|key| content.get(&key).cloned());
+            if let (true, Some(Some(row))) = (stands, row) {
+                rows.insert(key_of(&row), row);
             }
         }
         Ok(rows)

@@ -6,9 +6,13 @@ use std::rc::Rc;
 
 use twinlog_engine::clock::Clock;
 use twinlog_engine::conflict::claim::ClaimKind;
+use twinlog_engine::conflict::history::{Entry, Order, Origin, writes_of};
+use twinlog_engine::conflict::key::KeyHash;
+use twinlog_engine::conflict::rules::ColumnRule;
 use twinlog_engine::conflict::window::Window;
 use twinlog_engine::position::LogPos;
 use twinlog_engine::position::reconcile::Resume;
+use twinlog_engine::row::Row;
 use twinlog_engine::transaction::Seen;
 
 use super::server::{Body, Logged};
@@ -72,6 +76,49 @@ impl Reader {
     }
 }
 
+/// How the world's rows are merged.
+#[derive(Debug, Clone)]
+pub(crate) struct Merging {
+    /// By column; empty where rows are not merged.
+    pub(crate) rules: Vec<ColumnRule>,
+    /// Rank of the writes of this node's clients, and of the peer's.
+    pub(crate) ranks: [u8; 2],
+}
+
+impl Merging {
+    /// A transaction's writes as entries of histories.
+    pub(crate) fn entries(&self, read: &Read, local: bool) -> Vec<(KeyHash, Entry, Option<Row>)> {
+        let Body::Local(changes) = &read.logged.body else {
+            return Vec::new();
+        };
+        if self.rules.is_empty() {
+            return Vec::new();
+        }
+        let (rank, origin) = if local {
+            (self.ranks[0], Origin::Local(read.logged.end))
+        } else {
+            (self.ranks[1], Origin::Foreign(read.logged.end))
+        };
+        let mut entries = Vec::new();
+        for change in changes {
+            for (key, write, before) in writes_of(&change.change, &change.writes, Row::clone) {
+                let order = Order {
+                    effective: read.effective,
+                    rank,
+                    change: entries.len() as u32,
+                };
+                let entry = Entry {
+                    order,
+                    origin,
+                    write,
+                };
+                entries.push((key, entry, before));
+            }
+        }
+        entries
+    }
+}
+
 /// One running engine.
 pub(crate) struct Engine {
     pub(crate) window: Window,
@@ -99,6 +146,7 @@ impl Engine {
         own: &[Rc<Logged>],
         most: usize,
         mutation: Option<Mutation>,
+        merging: &Merging,
     ) -> Vec<(usize, u64)> {
         let mut computed = Vec::new();
         for _ in 0..most {
@@ -107,14 +155,19 @@ impl Engine {
             };
             if let Some(read) = read {
                 computed.push((self.tailer.next - 1, read.effective));
-                self.record(&read, mutation);
+                self.record(&read, mutation, merging);
             }
             self.window.advance(own[self.tailer.next - 1].end);
         }
         computed
     }
 
-    fn record(&self, read: &Read, mutation: Option<Mutation>) {
+    fn record(&self, read: &Read, mutation: Option<Mutation>, merging: &Merging) {
+        for (key, entry, before) in merging.entries(read, true) {
+            self.window
+                .histories()
+                .record(key, entry, before.as_ref(), &merging.rules);
+        }
         let Body::Local(changes) = &read.logged.body else {
             return;
         };

@@ -144,3 +144,13 @@ fn finds_updates_left_out_for_a_missing_row() {
 fn finds_early_acknowledgement() {
     finds(Mutation::EarlyAcknowledgement, "INV-CONVERGE", 500);
 }
+
+#[test]
+fn finds_histories_that_are_not_read_again() {
+    finds(Mutation::HistoriesForgotten, "INV-CONVERGE", 5000);
+}
+
+#[test]
+fn finds_merged_writes_left_out_of_the_history() {
+    finds(Mutation::NoHistory, "INV-CONVERGE", 5000);
+}

@@ -6,7 +6,8 @@ use std::rc::Rc;
 
 use twinlog_engine::conflict::claim::RowWrite;
 use twinlog_engine::conflict::collation::Weights;
-use twinlog_engine::conflict::key::image_keys;
+use twinlog_engine::conflict::history::{Kept, Unkept};
+use twinlog_engine::conflict::key::{KeyHash, image_keys};
 use twinlog_engine::position::LogPos;
 use twinlog_engine::position::marker::Marker;
 use twinlog_engine::row::{Row, RowChange, Value};
@@ -14,7 +15,11 @@ use twinlog_engine::schema::{ColumnSchema, TableSchema, UniqueKey};
 
 /// Columns: the row key, two that may be unique, and one that never is.
 const UNIQUE_COLUMNS: [usize; 2] = [1, 2];
-const COLUMNS: [&str; 4] = ["id", "u1", "u2", "payload"];
+const COLUMNS: [&str; 6] = ["id", "u1", "u2", "payload", "total", "peak"];
+/// Columns that no key holds.
+pub(crate) const PAYLOAD: usize = 3;
+pub(crate) const TOTAL: usize = 4;
+pub(crate) const PEAK: usize = 5;
 
 /// A value of a key: (0, row key) or (column, unique value).
 pub(crate) type Lock = (usize, i64);
@@ -53,6 +58,8 @@ pub(crate) struct Server {
     /// The marker row of the other node.
     pub(crate) marker: Marker,
     pub(crate) unique_keys: usize,
+    /// The engine's table of histories.
+    pub(crate) histories: BTreeMap<KeyHash, Kept>,
 }
 
 /// Takes back what an open transaction wrote.
@@ -84,6 +91,8 @@ pub(crate) fn row(key: i64, unique: [Option<i64>; 2], payload: i64) -> Row {
         value(unique[0]),
         value(unique[1]),
         Value::Int(payload),
+        Value::Int(0),
+        Value::Int(0),
     ])
 }
 
@@ -158,6 +167,22 @@ impl Server {
             end: LogPos::new(1, 4),
             marker,
             unique_keys,
+            histories: BTreeMap::new(),
+        }
+    }
+
+    /// Keeps what is new of a history, as the engine does in its schema.
+    pub(crate) fn keep(&mut self, key: KeyHash, unkept: &Unkept) {
+        let kept = self.histories.entry(key).or_insert_with(|| Kept {
+            base: unkept.base.clone(),
+            entries: Vec::new(),
+        });
+        kept.base = unkept.base.clone();
+        let first = unkept.first.effective;
+        kept.entries.retain(|entry| entry.order.effective >= first);
+        for entry in &unkept.entries {
+            kept.entries.retain(|known| known.order != entry.order);
+            kept.entries.push(entry.clone());
         }
     }
 

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use twinlog_engine::conflict::key::KeyHash;
 use twinlog_engine::conflict::policy::{NodeOrder, Policy};
+use twinlog_engine::conflict::rules::ColumnRule;
 use twinlog_engine::position::marker::Marker;
 use twinlog_engine::position::reconcile::reconcile;
 use twinlog_engine::position::store::LinkRecord;
@@ -14,9 +15,11 @@ use twinlog_engine::row::{Row, RowChange, Value};
 use twinlog_engine::schema::TableSchema;
 
 use super::apply::KINDS;
-use super::engine::Engine;
+use super::engine::{Engine, Merging};
 use super::random::Random;
-use super::server::{Body, Change, Lock, Server, Undo, key_of, number, row, schema};
+use super::server::{
+    Body, Change, Lock, PAYLOAD, PEAK, Server, TOTAL, Undo, key_of, number, row, schema,
+};
 
 /// Something broken on purpose, to see that the simulator finds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +40,10 @@ pub(crate) enum Mutation {
     NoLateDisplacement,
     /// Updates are left out where their row is missing.
     UpdatesNeedTheirRow,
+    /// The histories that were kept are not read at a restart.
+    HistoriesForgotten,
+    /// A merged write that was applied is not put into its row's history.
+    NoHistory,
     /// A write of the peer is acknowledged when it is read instead of when the peer has it.
     EarlyAcknowledgement,
 }
@@ -97,6 +104,8 @@ pub(crate) struct World {
     pub(crate) policy: Policy,
     /// The node that goes first.
     pub(crate) first: usize,
+    /// How columns are merged; empty where rows go as a whole.
+    pub(crate) rules: Vec<ColumnRule>,
     pub(crate) keys: TableSchema,
     pub(crate) servers: [Server; 2],
     pub(crate) initial: BTreeMap<i64, Row>,
@@ -157,6 +166,14 @@ impl World {
             0 => Policy::NodePriority,
             _ => Policy::LastWriteWins,
         };
+        let rules = if policy == Policy::LastWriteWins && random.percent(50) {
+            use ColumnRule::{Changed, Delta, Later, Max, Min};
+            let payload = [Later, Changed][random.below(2)];
+            let peak = [Later, Max, Min, Changed][random.below(4)];
+            vec![Later, Later, Later, payload, Delta, peak]
+        } else {
+            Vec::new()
+        };
         let hashed = match mutation {
             Some(Mutation::NoUniqueKeys) => 0,
             _ => unique_keys,
@@ -175,6 +192,7 @@ impl World {
             mutation,
             policy,
             first,
+            rules,
             keys: schema(hashed),
             initial,
             engines: [None, None],
@@ -376,6 +394,8 @@ impl World {
         undo: &mut Undo,
     ) -> bool {
         let server = &mut self.servers[node];
+        // As it is by now: an earlier change of the transaction may have merged columns.
+        let before = before.map(|row| server.rows.get(&key_of(&row)).cloned().unwrap_or(row));
         let is_locked = |image: &Option<Row>| {
             image.as_ref().is_some_and(|image| {
                 let mut values = server.key_values(image).into_iter();
@@ -395,6 +415,8 @@ impl World {
         {
             return false;
         }
+        let after = self.merged_columns(&before, after);
+        let server = &mut self.servers[node];
         let mut mine = Undo::default();
         if let Some(before) = &before {
             server.set(key_of(before), None, &mut mine);
@@ -414,6 +436,28 @@ impl World {
             (None, None) => return false,
         });
         true
+    }
+
+    /// What a client writes into the columns that are merged.
+    fn merged_columns(&mut self, before: &Option<Row>, after: Option<Row>) -> Option<Row> {
+        let mut after = after?;
+        if self.rules.is_empty() {
+            return Some(after);
+        }
+        let was = |column| before.as_ref().and_then(|before| number(before, column));
+        let total = was(TOTAL).unwrap_or(0) + self.random.below(7) as i64 - 3;
+        after[TOTAL] = Value::Int(total);
+        let peak = match was(PEAK) {
+            Some(peak) if self.random.percent(40) => peak,
+            _ => self.random.below(9) as i64,
+        };
+        after[PEAK] = Value::Int(peak);
+        if let Some(payload) = was(PAYLOAD)
+            && self.random.percent(40)
+        {
+            after[PAYLOAD] = Value::Int(payload);
+        }
+        Some(after)
     }
 
     // Engines.
@@ -440,11 +484,18 @@ impl World {
             _ => history.last().cloned(),
         };
         let resume = reconcile(&self.servers[node].marker, kept.as_ref());
-        Engine::start(
+        let engine = Engine::start(
             &resume,
             &self.servers[node].log,
             &self.servers[1 - node].log,
-        )
+        );
+        if self.mutation != Some(Mutation::HistoriesForgotten) {
+            for (key, kept) in &self.servers[node].histories {
+                let histories = engine.window.histories();
+                histories.load(*key, kept.clone(), resume.seen, true);
+            }
+        }
+        engine
     }
 
     fn stop_or_start(&mut self, node: usize) -> Result<(), Interrupt> {
@@ -473,10 +524,21 @@ impl World {
         engine: &mut Engine,
         most: usize,
     ) -> Result<(), Interrupt> {
-        for (index, effective) in engine.tail(&self.servers[node].log, most, self.mutation) {
+        let merging = self.merging(node);
+        let own = &self.servers[node].log;
+        for (index, effective) in engine.tail(own, most, self.mutation, &merging) {
             self.note_effective(node, index, effective)?;
         }
         Ok(())
+    }
+
+    /// How rows are merged at a node.
+    pub(crate) fn merging(&self, node: usize) -> Merging {
+        let rank = |node: usize| u8::from(node == self.first);
+        Merging {
+            rules: self.rules.clone(),
+            ranks: [rank(node), rank(1 - node)],
+        }
     }
 
     pub(crate) fn note_effective(
@@ -603,7 +665,7 @@ pub(crate) fn show(rows: &BTreeMap<i64, Row>) -> String {
     };
     let rows: Vec<String> = rows
         .values()
-        .map(|row| (0..4).map(|c| value(row, c)).collect::<Vec<_>>().join(","))
+        .map(|row| (0..6).map(|c| value(row, c)).collect::<Vec<_>>().join(","))
         .collect();
     format!("{{{}}}", rows.join(" | "))
 }

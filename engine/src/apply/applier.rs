@@ -28,6 +28,7 @@ use crate::group::{Batch, coalesced, one_by_one};
 use crate::link::read_marker;
 use crate::position::LogPos;
 use crate::position::marker::Marker;
+use crate::replicator::rank;
 use crate::row::SourceTable;
 use crate::schema::SchemaCatalog;
 use crate::status::LinkProgress;
@@ -53,6 +54,8 @@ pub struct Applier {
     pub(super) marker: Marker,
     /// Which of the two nodes stands first in the config.
     pub(super) order: NodeOrder,
+    /// Rank of the origin's writes; see [`crate::conflict::history::Order`].
+    pub(super) rank: u8,
     mappings: HashMap<(usize, ForeignKeyMode), KnownMapping>,
     generation: u64,
     /// `foreign_key_checks` of the connection's session.
@@ -121,7 +124,9 @@ impl Applier {
         } else {
             NodeOrder::TargetFirst
         };
+        let rank = rank(&config, &origin.node);
         Ok(Self {
+            rank,
             connection,
             config,
             origin,
@@ -706,6 +711,12 @@ fn claims(transactions: &[Local], mappings: &[Vec<Arc<Mapping>>], weights: &Weig
                 }
                 previous = Some(mapping);
             }
+            // A row with a history: every write of it must go in.
+            let seen = if mapping.rule.merges() {
+                LogPos::default()
+            } else {
+                transaction.seen.position
+            };
             for row in change.change.images() {
                 row_keys(
                     &mapping.target,
@@ -716,7 +727,7 @@ fn claims(transactions: &[Local], mappings: &[Vec<Arc<Mapping>>], weights: &Weig
                             transaction: number,
                             change: index,
                             key,
-                            seen: transaction.seen.position,
+                            seen,
                         });
                     },
                 );

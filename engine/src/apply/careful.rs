@@ -24,7 +24,9 @@ use super::statement::StatementWriter;
 use crate::config::DriftPolicy;
 use crate::conflict::claim::RowWrite;
 use crate::conflict::collation::Weights;
+use crate::conflict::history::{self, Order, Origin, Unkept, merged, writes_of};
 use crate::conflict::journal::{self, Entry, ImageSql, JournalWinner};
+use crate::conflict::kept;
 use crate::conflict::key::{KeyHash, image_keys};
 use crate::conflict::resolve::{
     Arrival, Conflict, Finding, MetKey, Resolution, RowAction, resolve,
@@ -58,7 +60,29 @@ struct Weighed<'t> {
     mapping: &'t Arc<Mapping>,
     change: &'t RowChange,
     writes: Vec<RowWrite>,
+    /// Number of its first write within the transaction.
+    number: u32,
     contended: bool,
+}
+
+/// What a careful transaction has to write down.
+#[derive(Default)]
+struct Settled {
+    entries: Vec<Entry>,
+    /// Writes of rows that are merged, for their histories.
+    merged: Vec<(KeyHash, history::Entry)>,
+}
+
+/// What is to become of one write.
+struct Outcome<'t> {
+    write: &'t RowWrite,
+    /// Its image.
+    row: &'t Row,
+    /// What the row comes to, where it is merged.
+    merged: Option<Row>,
+    resolution: Resolution,
+    /// The row that stands, as a journal image.
+    stored: Option<String>,
 }
 
 /// What the journal says of a settled write.
@@ -124,11 +148,11 @@ impl Applier {
         if self.catalog.generation() != generation {
             return Ok(Attempt::Stale);
         }
-        let mut entries = Vec::new();
+        let mut settled = Settled::default();
         let mut index = 0;
         while index < weighed.len() {
             if weighed[index].contended {
-                if let Some(attempt) = self.settle(&weighed[index], &mut entries).await? {
+                if let Some(attempt) = self.settle(&weighed[index], &mut settled).await? {
                     return Ok(attempt);
                 }
                 index += 1;
@@ -162,17 +186,19 @@ impl Applier {
                 return Ok(Attempt::Stale);
             }
         }
-        if !entries.is_empty() {
-            let sql = journal::insert(&self.config.engine.schema, &entries);
-            self.connection
-                .execute(sql, "writing the conflict journal")
-                .await?;
-        }
+        let kept = self.write_down(&settled).await?;
         self.connection.execute("COMMIT", "committing").await?;
         self.marker = marker;
         self.progress.applied(transactions);
-        for entry in &entries {
+        for entry in &settled.entries {
             self.progress.conflict(entry.kind, entry.winner);
+        }
+        for (key, entry) in settled.merged {
+            self.window.histories().applied(key, entry);
+        }
+        for (key, unkept) in kept {
+            let orders = unkept.entries.iter().map(|entry| entry.order);
+            self.window.histories().keep(key, orders);
         }
         Ok(Attempt::Applied)
     }
@@ -186,6 +212,7 @@ impl Applier {
     ) -> Result<Vec<Weighed<'t>>> {
         let mut weighed = Vec::new();
         for (transaction, mappings) in transactions.iter().zip(mappings) {
+            let mut number = 0;
             for (change, mapping) in transaction.changes.iter().zip(mappings) {
                 let change = &change.change;
                 let keys = |row: &Row| {
@@ -200,8 +227,10 @@ impl Applier {
                     mapping,
                     change,
                     writes: RowWrite::of(change, keys).collect(),
+                    number,
                     contended: false,
                 };
+                number += u32::try_from(change.writes.len()).unwrap_or(2);
                 change.contended = self.meets(&change)? || scope == Scope::All;
                 weighed.push(change);
             }
@@ -213,6 +242,12 @@ impl Applier {
     fn meets(&self, change: &Weighed<'_>) -> Result<bool> {
         let seen = change.transaction.seen.position;
         let target = &change.mapping.target;
+        // A row with a history: every write of it must go in.
+        let seen_rows = if change.mapping.rule.merges() {
+            LogPos::default()
+        } else {
+            seen
+        };
         for table in [target.name.as_str(), ""] {
             let key = KeyHash::whole_table(&target.database, table);
             if let Some(local) = self.window.concurrent_write(key, seen) {
@@ -225,7 +260,7 @@ impl Applier {
                 .claims()
                 .map(|(key, _)| key)
                 .chain(left)
-                .any(|key| self.window.concurrent_write(key, seen).is_some())
+                .any(|key| self.window.concurrent_write(key, seen_rows).is_some())
         }))
     }
 
@@ -263,9 +298,9 @@ impl Applier {
     async fn settle(
         &mut self,
         change: &Weighed<'_>,
-        entries: &mut Vec<Entry>,
+        settled: &mut Settled,
     ) -> Result<Option<Attempt>> {
-        for write in &change.writes {
+        for (place, write) in change.writes.iter().enumerate() {
             let row = match (write, change.change) {
                 (RowWrite::Delete { .. }, RowChange::Update { before, .. })
                 | (RowWrite::Delete { .. }, RowChange::Delete { before }) => before,
@@ -292,9 +327,17 @@ impl Applier {
                 }
                 Finding::Quiet | Finding::Conflict(_) | Finding::Drift => {}
             }
-            let attempt = self
-                .carry_out(change, write, row, &resolution, stored, entries)
-                .await?;
+            let mut resolution = resolution;
+            let merged = self.merge(change, place, stored.is_some(), &mut resolution, settled)?;
+            let merged = merged.map(|values| change.mapping.with_values(row, &values));
+            let outcome = Outcome {
+                write,
+                row,
+                merged,
+                resolution,
+                stored,
+            };
+            let attempt = self.carry_out(change, outcome, settled).await?;
             if attempt.is_some() {
                 return Ok(attempt);
             }
@@ -310,15 +353,98 @@ impl Applier {
             .await
     }
 
+    /// Puts the write into its row's history, if the row has one, and gives what the row comes to.
+    fn merge(
+        &self,
+        change: &Weighed<'_>,
+        place: usize,
+        present: bool,
+        resolution: &mut Resolution,
+        settled: &mut Settled,
+    ) -> Result<Option<Row>> {
+        if !change.mapping.rule.merges() {
+            return Ok(None);
+        }
+        let images = |row: &Row| change.mapping.ordered(row);
+        let writes = writes_of(change.change, &change.writes, images);
+        let Some((key, write, _)) = writes.into_iter().nth(place) else {
+            return Ok(None);
+        };
+        let order = Order {
+            effective: change.transaction.effective,
+            rank: self.rank,
+            change: change.number + u32::try_from(place).unwrap_or(u32::MAX),
+        };
+        let entry = history::Entry {
+            order,
+            origin: Origin::Foreign(change.transaction.end),
+            write,
+        };
+        settled.merged.push((key, entry));
+        let of_row = settled.merged.iter().filter(|(other, _)| *other == key);
+        let of_row = of_row.map(|(_, entry)| entry);
+        let Some(folded) = self.window.histories().folded(key, of_row) else {
+            return Ok(None);
+        };
+        let folded = folded.map_err(|unmergeable| {
+            let column = change.mapping.target.columns.get(unmergeable.column);
+            Error::Conflict(format!(
+                "table {}: the merged value of column {} is out of the column's range (transaction of \
+                 node {} at {}). Widen the column, or make both nodes alike, then {}",
+                change.mapping.target,
+                column.map_or("?", |column| column.name.as_str()),
+                self.origin.node,
+                self.origin.log_name.show(change.transaction.start),
+                self.go_on_behind(change.transaction),
+            ))
+        })?;
+        let (action, row) = merged(resolution.row, present, folded);
+        resolution.row = action;
+        Ok(row)
+    }
+
+    /// Journal and histories, within the transaction.
+    async fn write_down(&mut self, settled: &Settled) -> Result<Vec<(KeyHash, Unkept)>> {
+        let schema = &self.config.engine.schema;
+        if !settled.entries.is_empty() {
+            let sql = journal::insert(schema, &settled.entries);
+            let context = "writing the conflict journal";
+            self.connection.execute(sql, context).await?;
+        }
+        let mut kept: Vec<(KeyHash, Unkept)> = Vec::new();
+        for (key, _) in &settled.merged {
+            if kept.iter().any(|(known, _)| known == key) {
+                continue;
+            }
+            let of_row = settled.merged.iter().filter(|(other, _)| other == key);
+            let with = of_row.map(|(_, entry)| entry);
+            let unkept = self.window.histories().unkept_with(*key, with);
+            kept.extend(unkept.map(|unkept| (*key, unkept)));
+        }
+        if kept.is_empty() {
+            return Ok(kept);
+        }
+        for sql in kept::statements(schema, &kept, self.window.acknowledged())? {
+            let context = "keeping the histories of merged rows";
+            self.connection.execute(sql, context).await?;
+        }
+        Ok(kept)
+    }
+
     async fn carry_out(
         &mut self,
         change: &Weighed<'_>,
-        write: &RowWrite,
-        row: &Row,
-        resolution: &Resolution,
-        stored: Option<String>,
-        entries: &mut Vec<Entry>,
+        outcome: Outcome<'_>,
+        settled: &mut Settled,
     ) -> Result<Option<Attempt>> {
+        let Outcome {
+            write,
+            row,
+            merged,
+            resolution,
+            stored,
+        } = outcome;
+        let standing = merged.as_ref().unwrap_or(row);
         let mapping = change.mapping;
         let locking = Locking::new(mapping, self.target.flavor);
         let present = stored.is_some();
@@ -343,10 +469,12 @@ impl Applier {
             RowAction::Remove => {
                 statements.push(("delete", locking.delete(Named::ByRowKey(row))?));
             }
-            RowAction::Put if present => statements.push(("update", writer.update(row, row)?)),
+            RowAction::Put if present => {
+                statements.push(("update", writer.update(standing, standing)?));
+            }
             RowAction::Put => {
                 let mut sql = writer.insert_head();
-                writer.push_row(&mut sql, row, true)?;
+                writer.push_row(&mut sql, standing, true)?;
                 statements.push(("insert", sql));
             }
         }
@@ -362,7 +490,10 @@ impl Applier {
         let judged = match &resolution.finding {
             Finding::Conflict(conflict) => Judged {
                 kind: conflict.kind.as_str(),
-                winner: conflict.winner.into(),
+                winner: match merged {
+                    Some(_) if matches!(write, RowWrite::Update { .. }) => JournalWinner::Merged,
+                    _ => conflict.winner.into(),
+                },
                 met: &conflict.met,
                 note: "",
             },
@@ -377,7 +508,13 @@ impl Applier {
             },
             Finding::Quiet | Finding::Halt(_) => return Ok(None),
         };
-        entries.push(self.entry(change, write, row, &judged, local_image)?);
+        let mut entry = self.entry(change, write, row, &judged, local_image)?;
+        if let Some(merged) = &merged {
+            let writer = StatementWriter::new(mapping, self.target.flavor);
+            let image = image::of_log_image(mapping, &writer, merged)?;
+            entry.result_image = ImageSql::Expression(image);
+        }
+        settled.entries.push(entry);
         Ok(None)
     }
 

@@ -48,6 +48,24 @@ impl ImageColumns {
         let index = (*self.image_of.get(target_column)?)?;
         row.get(index)
     }
+
+    /// The image in the order of the node's table.
+    #[must_use]
+    pub fn ordered(&self, row: &Row) -> Row {
+        ordered(&self.target, |column| self.value(row, column))
+    }
+}
+
+/// A row in the order of a table's columns, its numbers read as the table says; NULL where the image
+/// lacks a column.
+fn ordered<'v>(table: &TableSchema, value: impl Fn(usize) -> Option<&'v Value>) -> Row {
+    let columns = table.columns.iter().enumerate();
+    let values = columns.map(|(index, column)| match value(index) {
+        None => Value::Null,
+        Some(Value::Int(number)) if column.unsigned => Value::UInt(column.as_unsigned(*number)),
+        Some(value) => value.clone(),
+    });
+    values.collect()
 }
 
 /// For each target column, its index in the image: by name, or by order where the log does not name
@@ -202,6 +220,27 @@ impl Mapping {
     pub fn value<'row>(&self, row: &'row Row, target_column: usize) -> Option<&'row Value> {
         let index = (*self.image_of.get(target_column)?)?;
         row.get(index)
+    }
+
+    /// The image in the order of the target's table.
+    #[must_use]
+    pub fn ordered(&self, row: &Row) -> Row {
+        ordered(&self.target, |column| self.value(row, column))
+    }
+
+    /// The image with the values of a row in the order of the target's table.
+    #[must_use]
+    pub fn with_values(&self, image: &Row, values: &Row) -> Row {
+        let mut image = image.clone();
+        for (target, value) in values.iter().enumerate() {
+            let place = self
+                .image_index(target)
+                .and_then(|index| image.get_mut(index));
+            if let Some(place) = place {
+                *place = value.clone();
+            }
+        }
+        image
     }
 
     /// Index in the image of a target column.

@@ -31,6 +31,18 @@ impl TableHash {
 }
 
 impl KeyHash {
+    /// As 32 hexadecimal digits.
+    #[must_use]
+    pub fn to_hex(self) -> String {
+        format!("{:032x}", self.0)
+    }
+
+    /// From [`Self::to_hex`].
+    #[must_use]
+    pub fn from_hex(digits: &str) -> Option<Self> {
+        u128::from_str_radix(digits, 16).ok().map(Self)
+    }
+
     /// Stands for all rows of a table at once, or of a database (with an empty table name): claimed
     /// by every row change, and by DDL that removes or moves rows.
     #[must_use]

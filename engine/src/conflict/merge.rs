@@ -7,11 +7,13 @@
 
 use std::cmp::Ordering;
 
+use serde::{Deserialize, Serialize};
+
 use super::rules::ColumnRule;
 use crate::row::{Row, Value};
 
 /// A write of a row, with images in the order of the target table's columns.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Write {
     /// The row came to be.
     Insert(Row),

@@ -9,6 +9,7 @@ pub mod collation;
 pub mod detect;
 pub mod history;
 pub mod journal;
+pub mod kept;
 pub mod key;
 pub mod ledger;
 pub mod merge;

@@ -159,6 +159,13 @@ fn columns_of(rule: &ConflictRule, table: &TableSchema) -> Result<Vec<ColumnRule
              constraint"
         ));
     }
+    if let Some(json) = table.columns.iter().find(|c| c.data_type == "json") {
+        return Err(format!(
+            "table {table} has the JSON column {}, and rows with JSON cannot be merged in this version; \
+             take the table out of the rule, or make the column LONGTEXT",
+            json.name
+        ));
+    }
     let keyed = |index: usize| {
         table.row_key.contains(&index)
             || table

@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use super::claim::ClaimKind;
+use super::history::Histories;
 use super::key::{KeyHash, TableHash};
 use crate::error::{Error, Result};
 use crate::position::LogPos;
@@ -19,6 +20,7 @@ use crate::position::LogPos;
 pub struct Window {
     inner: Mutex<Inner>,
     read: watch::Sender<LogPos>,
+    histories: Histories,
 }
 
 /// The last local claim of a key.
@@ -67,6 +69,7 @@ impl Window {
         Self {
             inner: Mutex::default(),
             read: watch::Sender::new(start),
+            histories: Histories::default(),
         }
     }
 
@@ -204,9 +207,16 @@ impl Window {
             .map_err(|_| Error::Stopped)
     }
 
+    /// The writes of rows that are merged column by column.
+    #[must_use]
+    pub fn histories(&self) -> &Histories {
+        &self.histories
+    }
+
     /// The peer's log shows that it has applied everything up to `acknowledged`: whatever it writes
     /// from now on has seen that.
     pub fn acknowledge(&self, acknowledged: LogPos) {
+        self.histories.acknowledge(acknowledged);
         let mut inner = self.lock();
         let inner = &mut *inner;
         inner.acknowledged = inner.acknowledged.max(acknowledged);
@@ -227,6 +237,12 @@ impl Window {
         inner
             .definitions
             .retain(|_, position| *position > acknowledged);
+    }
+
+    /// How far the peer has this node's log.
+    #[must_use]
+    pub fn acknowledged(&self) -> LogPos {
+        self.lock().acknowledged
     }
 
     /// The last local claim of `key`, if it lies behind `seen`, so that a write of the peer which
