@@ -119,6 +119,22 @@ impl NodeConnection {
         Ok(found.map(|text| String::from_utf8_lossy(&text.unwrap_or_default()).into_owned()))
     }
 
+    /// The first values of a query's rows, as text; NULL as nothing.
+    ///
+    /// # Errors
+    /// The server's or the connection's, with `context`.
+    pub async fn texts(&mut self, sql: &[u8], context: &str) -> Result<Vec<String>> {
+        let found: Vec<Option<Vec<u8>>> = self
+            .conn
+            .query(sql)
+            .await
+            .map_err(|error| Error::from_driver(&self.node, context, error))?;
+        let texts = found.into_iter().flatten();
+        Ok(texts
+            .map(|text| String::from_utf8_lossy(&text).into_owned())
+            .collect())
+    }
+
     /// The one row of a query whose bytes need not be UTF-8.
     ///
     /// # Errors

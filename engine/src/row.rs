@@ -289,6 +289,15 @@ pub enum RowChange {
 }
 
 impl RowChange {
+    /// The row after it, where there is one.
+    #[must_use]
+    pub fn after(&self) -> Option<&Row> {
+        match self {
+            RowChange::Insert { after } | RowChange::Update { after, .. } => Some(after),
+            RowChange::Delete { .. } => None,
+        }
+    }
+
     /// Its images: the row before, where there was one, then the row after.
     pub fn images(&self) -> impl Iterator<Item = &Row> {
         let (before, after) = match self {

@@ -13,6 +13,7 @@ use crate::backoff::Backoff;
 use crate::config::{Config, NodeConfig};
 use crate::conflict::claim::{ClaimKind, RowWrite};
 use crate::conflict::collation::{Requests, needs_weights};
+use crate::conflict::family::Family;
 use crate::conflict::history::{self, Entry, Order, writes_of};
 use crate::conflict::key::{KeyHash, TableHash, image_keys};
 use crate::conflict::window::Window;
@@ -155,7 +156,8 @@ impl Tailer {
         }
         let mut claims: Vec<(KeyHash, ClaimKind)> = Vec::with_capacity(local.changes.len() * 2);
         let mut tables: Vec<TableHash> = Vec::new();
-        let mut columns: Vec<Option<Arc<ImageColumns>>> = Vec::with_capacity(local.changes.len());
+        let mut columns: Vec<Option<Arc<(ImageColumns, Family)>>> =
+            Vec::with_capacity(local.changes.len());
         let mut requests = Requests::default();
         let mut previous: Option<&Arc<SourceTable>> = None;
         for change in &local.changes {
@@ -174,25 +176,36 @@ impl Tailer {
                     .catalog
                     .table(&change.table.database, &change.table.name)
                     .await?;
-                columns.push(
-                    schema.map(|schema| {
-                        Arc::new(ImageColumns::new(Arc::clone(&change.table), schema))
-                    }),
-                );
+                columns.push(match schema {
+                    None => None,
+                    Some(schema) => {
+                        let family = if schema.in_foreign_keys() {
+                            Family::load(&self.catalog, &schema).await?
+                        } else {
+                            Family::default()
+                        };
+                        let columns = ImageColumns::new(Arc::clone(&change.table), schema);
+                        Some(Arc::new((columns, family)))
+                    }
+                });
                 previous = Some(&change.table);
             }
-            if let Some(Some(columns)) = columns.last()
-                && needs_weights(columns.target())
-            {
+            if let Some(Some(known)) = columns.last() {
+                let (columns, family) = &**known;
+                let weighs = needs_weights(columns.target());
                 for row in change.change.images() {
-                    requests.add(columns.target(), |column| columns.value(row, column));
+                    if weighs {
+                        requests.add(columns.target(), |column| columns.value(row, column));
+                    }
+                    family.add(&mut requests, |column| columns.value(row, column));
                 }
             }
         }
         let weights = self.catalog.collator().weigh(requests).await?;
         let mut number = 0;
         for (change, columns) in local.changes.iter().zip(&columns) {
-            let Some(columns) = columns else { continue };
+            let Some(known) = columns else { continue };
+            let (columns, family) = &**known;
             let writes: Vec<RowWrite> = RowWrite::of(&change.change, |row| {
                 image_keys(
                     columns.target(),
@@ -204,8 +217,11 @@ impl Tailer {
             if self.merges {
                 number = self.remember(local, &change.change, &writes, columns, number);
             }
+            let after = change.change.after();
             for write in writes {
                 claims.extend(write.claims());
+                let value = |column: usize| columns.value(after?, column);
+                claims.extend(family.claims(&write, value, &weights));
             }
         }
         self.window

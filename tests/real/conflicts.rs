@@ -22,6 +22,7 @@ on_both!(
     rules_that_cannot_converge_are_refused,
     an_earlier_version_is_brought_up_to_date,
     a_verdict_is_taken_back,
+    children_go_with_a_parent_that_was_deleted,
 );
 
 /// Both nodes are written to while no engine runs; then both engines start and all drains.
@@ -352,4 +353,43 @@ async fn a_verdict_is_taken_back(kind: ServerKind) {
     // It is not what the conflict left any more.
     let again = ledger::flip(node, &entries[2], true, false).await;
     assert!(again.unwrap_err().to_string().contains("--force"));
+}
+
+/// An image of a child that refers to a parent whose concurrent delete exists does not stand, whether
+/// that delete stands or not, or the parent came back.
+async fn children_go_with_a_parent_that_was_deleted(kind: ServerKind) {
+    for on_delete in ["", "ON DELETE CASCADE"] {
+        let schema = format!(
+            "CREATE DATABASE d; CREATE TABLE d.p (id INT PRIMARY KEY, v INT); CREATE TABLE d.c (id INT PRIMARY KEY, \
+             p INT, v INT, FOREIGN KEY (p) REFERENCES d.p (id) {on_delete}); \
+             INSERT INTO d.p VALUES (1, 0), (2, 0), (3, 0), (4, 0); INSERT INTO d.c VALUES (40, 4, 0)"
+        );
+        let pair = concurrently(
+            kind,
+            &schema,
+            // 2 comes back; 3 loses against b's update.
+            "DELETE FROM d.p WHERE id = 1; DELETE FROM d.p WHERE id = 2; INSERT INTO d.p VALUES (2, 9); \
+             DELETE FROM d.p WHERE id = 3",
+            "INSERT INTO d.c VALUES (10, 1, 1), (20, 2, 1), (30, 3, 1), (41, 4, 1); UPDATE d.p SET v = 7 WHERE id = 3; \
+             UPDATE d.c SET p = 1 WHERE id = 40; UPDATE d.c SET v = 5 WHERE id = 20",
+        )
+        .await;
+        let parents: Vec<(i32, i32)> = pair.query(0, "SELECT id, v FROM d.p ORDER BY id").await;
+        assert_eq!(parents, [(2, 9), (3, 7), (4, 0)]);
+        let children: Vec<(i32, i32)> = pair.query(1, "SELECT id, p FROM d.c ORDER BY id").await;
+        assert_eq!(children, [(41, 4)]);
+        for node in [0, 1] {
+            let kinds: Vec<String> = pair
+                .query(node, "SELECT DISTINCT kind FROM twinlog.conflict WHERE table_name = 'c' ORDER BY kind")
+                .await;
+            assert!(
+                kinds.contains(&"foreign_key".to_owned()),
+                "node {node}: {kinds:?}"
+            );
+        }
+        // Later ones, which have seen it all, go through.
+        pair.run(0, "INSERT INTO d.c VALUES (50, 2, 2); DELETE FROM d.c WHERE id = 41; DELETE FROM d.p WHERE id = 4").await;
+        pair.wait().await;
+        pair.assert_equal().await;
+    }
 }

@@ -14,7 +14,6 @@ on_both!(
     writes_one_after_the_other_are_no_conflict,
     a_row_that_is_missing,
     a_row_that_is_there_already,
-    child_meets_deleted_parent,
     table_without_key,
     table_with_trigger,
     schema_that_differs,
@@ -77,29 +76,6 @@ async fn a_row_that_is_there_already(kind: ServerKind) {
         "{message}"
     );
     assert!(!message.contains("'30'"), "no cell values: {message}");
-}
-
-async fn child_meets_deleted_parent(kind: ServerKind) {
-    let mut pair = Pair::start(
-        &PairOptions::new(kind),
-        "CREATE DATABASE d; CREATE TABLE d.p (id INT PRIMARY KEY); CREATE TABLE d.c (id INT PRIMARY KEY, \
-         p INT, FOREIGN KEY (p) REFERENCES d.p (id)); INSERT INTO d.p VALUES (1), (2)",
-    )
-    .await;
-    // In order it goes through.
-    pair.run(0, "INSERT INTO d.p VALUES (3); INSERT INTO d.c VALUES (1, 3); START TRANSACTION; DELETE FROM d.c; DELETE FROM d.p WHERE id = 3; COMMIT").await;
-    pair.wait().await;
-    pair.assert_equal().await;
-    pair.stop_engine(0).await;
-    pair.stop_engine(1).await;
-    pair.run(0, "DELETE FROM d.p WHERE id = 1").await;
-    pair.run(1, "INSERT INTO d.c VALUES (5, 1)").await;
-    pair.start_engine(0).await;
-    pair.start_engine(1).await;
-    for node in [0, 1] {
-        let message = pair.halted(node).await;
-        assert!(message.contains("foreign key"), "{message}");
-    }
 }
 
 async fn table_without_key(kind: ServerKind) {

@@ -17,9 +17,11 @@ use super::foreign_key;
 use super::mapping::Mapping;
 use super::session;
 use crate::config::Config;
+use crate::conflict::claim::RowWrite;
 use crate::conflict::collation::{Requests, Weights};
 use crate::conflict::detect::{Claim, Meeting, first_meeting};
-use crate::conflict::key::{KeyHash, TableHash, row_keys};
+use crate::conflict::family::Family;
+use crate::conflict::key::{KeyHash, TableHash, image_keys, row_keys};
 use crate::conflict::policy::NodeOrder;
 use crate::conflict::window::Window;
 use crate::connection::{Identity, NodeConnection};
@@ -29,7 +31,7 @@ use crate::link::read_marker;
 use crate::position::LogPos;
 use crate::position::marker::Marker;
 use crate::replicator::rank;
-use crate::row::SourceTable;
+use crate::row::{Row, SourceTable};
 use crate::schema::SchemaCatalog;
 use crate::status::LinkProgress;
 use crate::transaction::{ForeignKeyMode, Local};
@@ -252,6 +254,13 @@ impl Applier {
                 attempt = self.attempt(one, Way::OneByOne).await?;
             }
             if matches!(attempt, Attempt::Met(_)) {
+                attempt = self.attempt(one, Way::Careful(Scope::Contended)).await?;
+            }
+            if let Attempt::Unfit(Failure::Refused { code: 1452, .. } | Failure::Orphan { .. }) =
+                attempt
+            {
+                // A client may have removed the parent since we looked: it is in the log by now.
+                self.tailer_at_end().await?;
                 attempt = self.attempt(one, Way::Careful(Scope::Contended)).await?;
             }
             if let Attempt::Unfit(Failure::Missing { .. } | Failure::Refused { code: 1062, .. }) =
@@ -527,11 +536,13 @@ impl Applier {
         let mut requests = Requests::default();
         for (transaction, mappings) in transactions.iter().zip(mappings) {
             for (change, mapping) in transaction.changes.iter().zip(mappings) {
-                if !mapping.weighs_texts {
-                    continue;
-                }
                 for row in change.change.images() {
-                    requests.add(&mapping.target, |column| mapping.value(row, column));
+                    if mapping.weighs_texts {
+                        requests.add(&mapping.target, |column| mapping.value(row, column));
+                    }
+                    mapping
+                        .family
+                        .add(&mut requests, |column| mapping.value(row, column));
                 }
             }
         }
@@ -583,6 +594,9 @@ impl Applier {
             let mut mapping = Mapping::new(Arc::clone(source), target, tolerant)
                 .map_err(|error| self.at(error, transaction))?;
             mapping.foreign_keys = needed;
+            if mapping.target.in_foreign_keys() {
+                mapping.family = Family::load(&self.catalog, &mapping.target).await?;
+            }
             // DDL may have changed what the rule is about.
             mapping.rule = self
                 .config
@@ -717,6 +731,26 @@ fn claims(transactions: &[Local], mappings: &[Vec<Arc<Mapping>>], weights: &Weig
             } else {
                 transaction.seen.position
             };
+            if !mapping.family.is_empty() {
+                let keys = |row: &Row| {
+                    image_keys(
+                        &mapping.target,
+                        |column| mapping.value(row, column),
+                        weights,
+                    )
+                };
+                for write in RowWrite::of(&change.change, keys) {
+                    let after = change.change.after();
+                    let value = |column: usize| mapping.value(after?, column);
+                    let met = mapping.family.meets(&write, value, weights).into_iter();
+                    claims.extend(met.map(|key| Claim {
+                        transaction: number,
+                        change: index,
+                        key,
+                        seen: transaction.seen.position,
+                    }));
+                }
+            }
             for row in change.change.images() {
                 row_keys(
                     &mapping.target,

@@ -29,13 +29,14 @@ use crate::conflict::journal::{self, Entry, ImageSql, JournalWinner};
 use crate::conflict::kept;
 use crate::conflict::key::{KeyHash, image_keys};
 use crate::conflict::resolve::{
-    Arrival, Conflict, Finding, MetKey, Resolution, RowAction, resolve,
+    Arrival, Conflict, ConflictKind, Finding, MetKey, Resolution, RowAction, orphaned, resolve,
 };
+use crate::conflict::window::LocalWrite;
 use crate::error::{Error, Result};
 use crate::group::{coalesced, one_by_one};
 use crate::position::LogPos;
 use crate::row::{Row, RowChange};
-use crate::transaction::Local;
+use crate::transaction::{ForeignKeyMode, Local};
 
 /// Transactions that are settled in one commit. Local writers of the same rows wait for it.
 pub(super) const CAREFUL_TRANSACTIONS: usize = 64;
@@ -60,6 +61,8 @@ struct Weighed<'t> {
     mapping: &'t Arc<Mapping>,
     change: &'t RowChange,
     writes: Vec<RowWrite>,
+    /// Of each write: the keys by which it meets writes of other tables; see [`Family`].
+    related: Vec<Vec<KeyHash>>,
     /// Number of its first write within the transaction.
     number: u32,
     contended: bool,
@@ -76,6 +79,8 @@ struct Settled {
 /// What is to become of one write.
 struct Outcome<'t> {
     write: &'t RowWrite,
+    /// The local write of another table that it met through a foreign key.
+    relative: Option<LocalWrite>,
     /// Its image.
     row: &'t Row,
     /// What the row comes to, where it is merged.
@@ -222,11 +227,20 @@ impl Applier {
                         weights,
                     )
                 };
+                let writes: Vec<RowWrite> = RowWrite::of(change, keys).collect();
+                let after = change.after();
+                let value = |column: usize| mapping.value(after?, column);
+                let family = &mapping.family;
+                let related = writes
+                    .iter()
+                    .map(|write| family.meets(write, value, weights));
+                let related = related.collect();
                 let mut change = Weighed {
                     transaction,
                     mapping,
                     change,
-                    writes: RowWrite::of(change, keys).collect(),
+                    related,
+                    writes,
                     number,
                     contended: false,
                 };
@@ -253,6 +267,13 @@ impl Applier {
             if let Some(local) = self.window.concurrent_write(key, seen) {
                 return Err(self.rows_meet_definition(change, local.position));
             }
+        }
+        let related = change.related.iter().flatten();
+        if related
+            .copied()
+            .any(|key| self.window.concurrent_write(key, seen).is_some())
+        {
+            return Ok(true);
         }
         Ok(change.writes.iter().any(|write| {
             let left = write.left().iter().map(|(_, key)| *key);
@@ -284,6 +305,11 @@ impl Applier {
         let mut locks = rows
             .map(|row| locking.lock(row))
             .collect::<Result<Vec<_>>>()?;
+        if let Some(after) = after {
+            for reference in &change.mapping.family.references {
+                locks.extend(locking.lock_parent(reference, after)?);
+            }
+        }
         for write in &change.writes {
             for (number, _) in write.unique_claims() {
                 if let Some(after) = after {
@@ -317,7 +343,12 @@ impl Applier {
                 order: self.order,
             };
             let window = &self.window;
-            let resolution = resolve(&arrival, |key| window.concurrent_write(key, seen));
+            let mut resolution = resolve(&arrival, |key| window.concurrent_write(key, seen));
+            let mut related = change.related[place].iter();
+            let relative = related.find_map(|key| window.concurrent_write(*key, seen));
+            if relative.is_some() && !matches!(write, RowWrite::Delete { .. }) {
+                resolution = orphaned(resolution);
+            }
             match &resolution.finding {
                 Finding::Halt(conflict) => {
                     return Err(self.halted_by_policy(change, conflict));
@@ -327,10 +358,13 @@ impl Applier {
                 }
                 Finding::Quiet | Finding::Conflict(_) | Finding::Drift => {}
             }
-            let mut resolution = resolution;
             let merged = self.merge(change, place, stored.is_some(), &mut resolution, settled)?;
             let merged = merged.map(|values| change.mapping.with_values(row, &values));
+            if relative.is_some() && matches!(write, RowWrite::Delete { .. }) {
+                self.remove_children(change, row, relative, settled).await?;
+            }
             let outcome = Outcome {
+                relative,
                 write,
                 row,
                 merged,
@@ -351,6 +385,61 @@ impl Applier {
         self.connection
             .text(&sql, "reading a row of a conflict")
             .await
+    }
+
+    /// A parent's delete removes the children that were written here unseen by its origin: by the
+    /// same rule they are not written at its origin.
+    async fn remove_children(
+        &mut self,
+        change: &Weighed<'_>,
+        row: &Row,
+        relative: Option<LocalWrite>,
+        settled: &mut Settled,
+    ) -> Result<()> {
+        let mapping = change.mapping;
+        for dependent in &mapping.family.dependents {
+            let locking = Locking::new(mapping, self.target.flavor);
+            let (read, delete) = locking.children(dependent, row)?;
+            let context = "removing the children of a deleted parent";
+            let images = self.connection.texts(&read, context).await?;
+            if images.is_empty() {
+                continue;
+            }
+            // The server need not look: what refers to the parent is what goes.
+            self.connection.execute(&delete, context).await?;
+            for image in images {
+                let child = &dependent.child;
+                settled.entries.push(Entry {
+                    origin: self.origin.node.to_string(),
+                    database: child.database.clone(),
+                    table: child.name.clone(),
+                    kind: ConflictKind::ForeignKey.as_str(),
+                    policy: mapping.rule.name.clone(),
+                    winner: JournalWinner::Remote,
+                    winner_node: self.origin.node.to_string(),
+                    columns: image::columns_of(child),
+                    key_columns: image::key_columns_of(child),
+                    local_position: relative
+                        .map(|relative| self.target.log_name.show(relative.position)),
+                    local_effective: relative.map(|relative| relative.effective),
+                    origin_position: self.origin.log_name.show(change.transaction.start),
+                    origin_gtid: change
+                        .transaction
+                        .gtid
+                        .as_ref()
+                        .map(ToString::to_string)
+                        .unwrap_or_default(),
+                    origin_effective: change.transaction.effective,
+                    local_image: ImageSql::Text(image),
+                    before_image: ImageSql::None,
+                    after_image: ImageSql::None,
+                    result_image: ImageSql::None,
+                    met: "[]".to_owned(),
+                    note: "its parent was deleted without having seen it",
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Puts the write into its row's history, if the row has one, and gives what the row comes to.
@@ -438,6 +527,7 @@ impl Applier {
         settled: &mut Settled,
     ) -> Result<Option<Attempt>> {
         let Outcome {
+            relative,
             write,
             row,
             merged,
@@ -478,9 +568,21 @@ impl Applier {
                 statements.push(("insert", sql));
             }
         }
+        // The origin's own delete has seen to its children. What goes for another reason must not
+        // leave any behind: the server looks.
+        let mut looked = mapping.foreign_keys;
+        if !matches!(write, RowWrite::Delete { .. }) && !mapping.target.children.is_empty() {
+            looked = ForeignKeyMode::Engine;
+        }
         for (action, sql) in statements {
+            let looked = if action == "delete" {
+                looked
+            } else {
+                mapping.foreign_keys
+            };
             let checks = &mut self.foreign_key_checks;
-            let sent = super::execute::one(&mut self.connection, mapping, &sql, action, checks);
+            let sent =
+                super::execute::one(&mut self.connection, mapping, looked, &sql, action, checks);
             match sent.await {
                 Ok(_) => {}
                 Err(Failure::Error(error)) => return Err(error),
@@ -509,6 +611,10 @@ impl Applier {
             Finding::Quiet | Finding::Halt(_) => return Ok(None),
         };
         let mut entry = self.entry(change, write, row, &judged, local_image)?;
+        if let (true, Some(relative)) = (judged.kind == "foreign_key", relative) {
+            entry.local_position = Some(self.target.log_name.show(relative.position));
+            entry.local_effective = Some(relative.effective);
+        }
         if let Some(merged) = &merged {
             let writer = StatementWriter::new(mapping, self.target.flavor);
             let image = image::of_log_image(mapping, &writer, merged)?;

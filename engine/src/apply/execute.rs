@@ -66,7 +66,7 @@ pub async fn execute(
 ) -> Result<(), Failure> {
     for step in steps {
         let mapping = step.mapping();
-        mind_foreign_keys(connection, mapping, checks).await?;
+        mind_foreign_keys(connection, mapping, mapping.foreign_keys, checks).await?;
         match step {
             Step::Insert(mapping, rows) => {
                 let writer = StatementWriter::new(mapping, flavor);
@@ -184,18 +184,20 @@ async fn send(
     }
 }
 
-/// Sends one statement of any number of rows; gives how many it found. `checks` as for [`execute`].
+/// Sends one statement of any number of rows; gives how many it found. `mode` says how foreign keys
+/// are minded, `checks` is as for [`execute`].
 ///
 /// # Errors
 /// [`Failure`].
 pub(super) async fn one(
     connection: &mut NodeConnection,
     mapping: &Mapping,
+    mode: ForeignKeyMode,
     sql: &[u8],
     action: &'static str,
     checks: &mut bool,
 ) -> Result<u64, Failure> {
-    mind_foreign_keys(connection, mapping, checks).await?;
+    mind_foreign_keys(connection, mapping, mode, checks).await?;
     connection
         .try_execute(sql)
         .await
@@ -206,12 +208,13 @@ pub(super) async fn one(
 async fn mind_foreign_keys(
     connection: &mut NodeConnection,
     mapping: &Mapping,
+    mode: ForeignKeyMode,
     checks: &mut bool,
 ) -> Result<()> {
     if !mapping.target.in_foreign_keys() {
         return Ok(());
     }
-    let wanted = mapping.foreign_keys == ForeignKeyMode::Engine;
+    let wanted = mode == ForeignKeyMode::Engine;
     if *checks != wanted {
         let sql = format!("SET SESSION foreign_key_checks = {}", u8::from(wanted));
         connection

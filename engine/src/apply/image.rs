@@ -59,14 +59,26 @@ pub(super) fn of_log_image(
 /// Names of the table's columns as a JSON array.
 #[must_use]
 pub(super) fn columns(mapping: &Mapping) -> String {
-    names(mapping.target.columns.iter())
+    columns_of(&mapping.target)
+}
+
+/// Likewise of any table.
+#[must_use]
+pub(super) fn columns_of(table: &TableSchema) -> String {
+    names(table.columns.iter())
 }
 
 /// Names of the row key's columns as a JSON array.
 #[must_use]
 pub(super) fn key_columns(mapping: &Mapping) -> String {
-    let key = mapping.target.row_key.iter();
-    names(key.filter_map(|index| mapping.target.columns.get(*index)))
+    key_columns_of(&mapping.target)
+}
+
+/// Likewise of any table.
+#[must_use]
+pub(super) fn key_columns_of(table: &TableSchema) -> String {
+    let key = table.row_key.iter();
+    names(key.filter_map(|index| table.columns.get(*index)))
 }
 
 fn names<'c>(columns: impl Iterator<Item = &'c ColumnSchema>) -> String {

@@ -7,10 +7,12 @@
 use super::image;
 use super::mapping::Mapping;
 use super::statement::StatementWriter;
+use crate::conflict::family::{Dependent, Reference};
 use crate::connection::quote_identifier;
 use crate::decode::event::Flavor;
 use crate::error::Result;
-use crate::row::Row;
+use crate::row::{Row, Value};
+use crate::schema::TableSchema;
 
 /// Which row is meant.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +56,61 @@ impl<'m> Locking<'m> {
         self.push_where(&mut sql, named)?;
         sql.extend_from_slice(b" FOR UPDATE");
         Ok(sql)
+    }
+
+    /// Locks the parent of a child's image; nothing where it refers to none.
+    pub(super) fn lock_parent(&self, reference: &Reference, row: &Row) -> Result<Option<Vec<u8>>> {
+        let parent = &reference.parent;
+        let mut sql = format!("SELECT 1 FROM {} WHERE ", named(parent)).into_bytes();
+        let pairs = parent.row_key.iter().zip(&reference.columns);
+        for (number, (of_parent, of_child)) in pairs.enumerate() {
+            let Some(source) = self.mapping.image_index(*of_child) else {
+                return Ok(None);
+            };
+            if matches!(row.get(source), None | Some(Value::Null)) {
+                return Ok(None);
+            }
+            if number > 0 {
+                sql.extend_from_slice(b" AND ");
+            }
+            let name = quote_identifier(&parent.columns[*of_parent].name);
+            sql.extend_from_slice(name.as_bytes());
+            sql.push(b'=');
+            self.writer.push_literal(&mut sql, row, source, *of_child)?;
+        }
+        sql.extend_from_slice(b" FOR UPDATE");
+        Ok(Some(sql))
+    }
+
+    /// Reads, locked and as journal images, and removes the children that refer to a parent's row.
+    pub(super) fn children(&self, dependent: &Dependent, row: &Row) -> Result<(Vec<u8>, Vec<u8>)> {
+        let mut condition = Vec::new();
+        for (number, (of_child, of_parent)) in dependent.key.columns.iter().enumerate() {
+            if number > 0 {
+                condition.extend_from_slice(b" AND ");
+            }
+            condition.extend_from_slice(quote_identifier(of_child).as_bytes());
+            condition.push(b'=');
+            let target = self.mapping.target.column(of_parent);
+            let place = target.and_then(|index| Some((self.mapping.image_index(index)?, index)));
+            match place {
+                Some((source, target)) => {
+                    self.writer
+                        .push_literal(&mut condition, row, source, target)?;
+                }
+                None => condition.extend_from_slice(b"NULL"),
+            }
+        }
+        let table = named(&dependent.child);
+        let image = image::of_stored_row(&dependent.child);
+        let with = |before: String, after: &[u8]| [before.as_bytes(), &condition, after].concat();
+        Ok((
+            with(
+                format!("SELECT {image} FROM {table} WHERE "),
+                b" FOR UPDATE",
+            ),
+            with(format!("DELETE FROM {table} WHERE "), b""),
+        ))
     }
 
     /// Removes the row.
@@ -114,10 +171,14 @@ impl<'m> Locking<'m> {
     }
 
     fn table(&self) -> String {
-        format!(
-            "{}.{}",
-            quote_identifier(&self.mapping.target.database),
-            quote_identifier(&self.mapping.target.name)
-        )
+        named(&self.mapping.target)
     }
+}
+
+fn named(table: &TableSchema) -> String {
+    format!(
+        "{}.{}",
+        quote_identifier(&table.database),
+        quote_identifier(&table.name)
+    )
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::conflict::collation::needs_weights;
+use crate::conflict::family::Family;
 use crate::conflict::rules::TableRule;
 use crate::error::{Error, Result};
 use crate::row::{ColumnKind, Row, RowChange, SourceTable, Value};
@@ -103,6 +104,8 @@ pub struct Mapping {
     reread: Vec<(usize, usize)>,
     /// Whether its keys hold texts that the server has to weigh.
     pub weighs_texts: bool,
+    /// The foreign keys around the table.
+    pub family: Family,
     /// How the table's conflicts are settled.
     pub rule: TableRule,
     /// How foreign keys are minded as the rows are written; all of a mapping's rows are alike in it.
@@ -210,6 +213,7 @@ impl Mapping {
             auto_increment,
             reread,
             weighs_texts,
+            family: Family::default(),
             rule: TableRule::default(),
             foreign_keys: ForeignKeyMode::Engine,
         })

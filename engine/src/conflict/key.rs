@@ -37,6 +37,25 @@ impl KeyHash {
         format!("{:032x}", self.0)
     }
 
+    /// The delete of the row at this row key, which a later image does not undo.
+    #[must_use]
+    pub fn tombstone(self) -> Self {
+        self.derived(b"\0gone")
+    }
+
+    /// References to the row at this row key.
+    #[must_use]
+    pub fn referred(self) -> Self {
+        self.derived(b"\0referred")
+    }
+
+    fn derived(self, what: &[u8]) -> Self {
+        let mut hasher = Xxh3::new();
+        hasher.update(&self.0.to_le_bytes());
+        hasher.update(what);
+        Self(hasher.digest128())
+    }
+
     /// From [`Self::to_hex`].
     #[must_use]
     pub fn from_hex(digits: &str) -> Option<Self> {
@@ -106,6 +125,18 @@ pub fn row_key<'v>(
     let table = TableHash::new(&schema.database, &schema.name);
     let row_key = schema.row_key.iter().map(|column| (*column, None));
     hash_key(table, schema, row_key, &value, None)
+}
+
+/// The key of a table over these columns, whole; `None` where one of them is NULL or missing.
+pub(super) fn key_over<'v>(
+    schema: &TableSchema,
+    columns: &[usize],
+    value: impl Fn(usize) -> Option<&'v Value>,
+    weights: &Weights,
+) -> Option<KeyHash> {
+    let table = TableHash::new(&schema.database, &schema.name);
+    let columns = columns.iter().map(|column| (*column, None));
+    hash_key(table, schema, columns, &value, Some(weights))
 }
 
 /// Columns come with the length of their prefix that the key holds.

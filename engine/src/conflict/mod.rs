@@ -7,6 +7,7 @@
 pub mod claim;
 pub mod collation;
 pub mod detect;
+pub mod family;
 pub mod history;
 pub mod journal;
 pub mod kept;

@@ -113,6 +113,8 @@ pub enum ConflictKind {
     DeleteMissing,
     /// More than one key was claimed here.
     MultipleUniqueConflicts,
+    /// A child whose parent was deleted here, or a parent's delete that meets a child written here.
+    ForeignKey,
 }
 
 impl ConflictKind {
@@ -128,6 +130,7 @@ impl ConflictKind {
             Self::DeleteOriginDiffers => "delete_origin_differs",
             Self::DeleteMissing => "delete_missing",
             Self::MultipleUniqueConflicts => "multiple_unique_conflicts",
+            Self::ForeignKey => "foreign_key",
         }
     }
 }
@@ -246,6 +249,27 @@ fn finding(
     } else {
         Finding::Conflict(conflict)
     }
+}
+
+/// What becomes of an image that refers to a parent whose concurrent delete exists: it does not stand.
+/// The keys that it claims are its all the same.
+#[must_use]
+pub fn orphaned(mut resolution: Resolution) -> Resolution {
+    if resolution.row == RowAction::Put {
+        resolution.row = RowAction::Remove;
+    }
+    match &mut resolution.finding {
+        Finding::Conflict(conflict) => conflict.winner = Winner::Local,
+        Finding::Halt(_) => {}
+        Finding::Quiet | Finding::Drift => {
+            resolution.finding = Finding::Conflict(Conflict {
+                kind: ConflictKind::ForeignKey,
+                winner: Winner::Local,
+                met: Vec::new(),
+            });
+        }
+    }
+    resolution
 }
 
 #[cfg(test)]

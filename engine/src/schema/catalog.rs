@@ -186,8 +186,11 @@ async fn foreign_keys(
         .all::<mysql_async::Row>(
             &format!(
                 "SELECT CONSTRAINT_NAME, TABLE_SCHEMA, TABLE_NAME, REFERENCED_TABLE_SCHEMA, \
-                 REFERENCED_TABLE_NAME, COLUMN_NAME, REFERENCED_COLUMN_NAME \
-                 FROM information_schema.KEY_COLUMN_USAGE WHERE {condition} \
+                 REFERENCED_TABLE_NAME, COLUMN_NAME, REFERENCED_COLUMN_NAME, (SELECT DELETE_RULE FROM \
+                 information_schema.REFERENTIAL_CONSTRAINTS AS rules WHERE rules.CONSTRAINT_SCHEMA = \
+                 used.CONSTRAINT_SCHEMA AND rules.TABLE_NAME = used.TABLE_NAME AND \
+                 rules.CONSTRAINT_NAME = used.CONSTRAINT_NAME) \
+                 FROM information_schema.KEY_COLUMN_USAGE AS used WHERE {condition} \
                  ORDER BY TABLE_SCHEMA, TABLE_NAME, CONSTRAINT_NAME, ORDINAL_POSITION"
             ),
             context,
@@ -208,6 +211,7 @@ async fn foreign_keys(
                 name,
                 child,
                 parent: (text(3)?, text(4)?),
+                on_delete: text(7)?,
                 columns: vec![columns],
             }),
         }

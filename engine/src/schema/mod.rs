@@ -70,6 +70,8 @@ pub struct ForeignKey {
     pub child: (String, String),
     /// Database and name of the table that is referred to.
     pub parent: (String, String),
+    /// `DELETE_RULE`, such as `CASCADE`.
+    pub on_delete: String,
     /// Names of the columns: in the child, in the parent.
     pub columns: Vec<(String, String)>,
 }
