@@ -417,6 +417,7 @@ mod tests {
                 group_transactions: 1,
                 group_rows: 1,
                 queue_bytes: 1,
+                window_bytes: 1,
             },
             0,
             Seen::default(),

@@ -92,7 +92,11 @@ impl Engine {
         let catalog = Arc::new(SchemaCatalog::new(target.clone()));
         let tail = Arc::new(TailProgress::default());
         let start = tailer_start(&markers, &store, &identity)?;
-        let window = Arc::new(Window::new(start.position));
+        let window = Arc::new(Window::bounded(
+            start.position,
+            config.replication.window_bytes,
+            &folder.join("window"),
+        )?);
         if merges(&config) {
             let (schema, histories) = (&config.engine.schema, window.histories());
             kept::load(&mut owner, schema, histories, start.position, true).await?;
@@ -339,7 +343,10 @@ fn status_reader(
     let digest = config.digest();
     let identity = identity.clone();
     Arc::new(move || {
-        let tailer = tail.status(identity.log_name.show(window.read_position()), window.len());
+        let tailer = tail.status(
+            identity.log_name.show(window.read_position()),
+            (window.len(), window.spilled(), window.histories().len()),
+        );
         EngineStatus {
             node: identity.node.to_string(),
             twinlog_version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -151,7 +151,7 @@ impl Tailer {
                 local.effective,
                 &definition.tables(),
                 definition.removes_rows(),
-            );
+            )?;
             self.catalog.forget();
         }
         let mut claims: Vec<(KeyHash, ClaimKind)> = Vec::with_capacity(local.changes.len() * 2);
@@ -225,8 +225,7 @@ impl Tailer {
             }
         }
         self.window
-            .record(local.end, local.effective, claims, tables);
-        Ok(())
+            .record(local.end, local.effective, claims, tables)
     }
 }
 

@@ -19,6 +19,9 @@ use super::engine::{Engine, Read};
 use super::server::{Body, Change, Lock, Undo, key_of};
 use super::world::{Interrupt, Mutation, World, show};
 
+/// What a careful transaction settled, and its writes for the histories.
+type Written = (Vec<(LogPos, Conflict)>, Vec<(KeyHash, Entry)>);
+
 fn changes(read: &Read) -> &[Change] {
     match &read.logged.body {
         Body::Local(changes) => changes,
@@ -190,7 +193,7 @@ impl World {
         engine: &mut Engine,
         reads: &[Read],
         undo: &mut Undo,
-    ) -> Result<(Vec<(LogPos, Conflict)>, Vec<(KeyHash, Entry)>), Interrupt> {
+    ) -> Result<Written, Interrupt> {
         let mut locked: Vec<Lock> = Vec::new();
         for change in reads.iter().flat_map(changes) {
             self.interlude(node, engine, &locked)?;

@@ -182,6 +182,7 @@ impl Engine {
             claims.retain(|(_, kind)| *kind != ClaimKind::Tombstone);
         }
         self.window
-            .record(read.logged.end, read.effective, claims, []);
+            .record(read.logged.end, read.effective, claims, [])
+            .expect("all is in memory");
     }
 }

@@ -350,6 +350,7 @@ impl Applier {
         if self.catalog.generation() != generation {
             return Ok(Attempt::Stale);
         }
+        self.window.trust()?;
         self.connection.execute("COMMIT", "committing").await?;
         self.marker = marker;
         self.progress.applied(transactions);

@@ -192,6 +192,7 @@ impl Applier {
             }
         }
         let kept = self.write_down(&settled).await?;
+        self.window.trust()?;
         self.connection.execute("COMMIT", "committing").await?;
         self.marker = marker;
         self.progress.applied(transactions);

@@ -36,6 +36,7 @@ const REPLICATION: &[&str] = &[
     "group_transactions",
     "group_rows",
     "queue_bytes",
+    "window_bytes",
 ];
 const JOURNAL: &[&str] = &["keep"];
 const CONFLICT: &[&str] = &["tables", "policy", "columns"];
@@ -219,6 +220,7 @@ fn replication<'a>(
         drift,
         group_transactions: section.number("group_transactions", 200, 1..=100_000)?,
         group_rows: section.number("group_rows", 4000, 1..=1_000_000)?,
+        window_bytes: section.size("window_bytes", 64 * MIB, MIB..=64 * 1024 * MIB)?,
         queue_bytes: section.size("queue_bytes", 64 * MIB, MIB..=64 * 1024 * MIB)?,
     })
 }

@@ -156,6 +156,8 @@ pub struct ReplicationConfig {
     pub group_rows: usize,
     /// Most bytes that transactions between source and apply may take.
     pub queue_bytes: usize,
+    /// Memory for what local clients wrote and the peer has not yet; the rest goes to the disk.
+    pub window_bytes: usize,
 }
 
 /// `[journal]`

@@ -31,6 +31,12 @@ impl TableHash {
 }
 
 impl KeyHash {
+    /// As bytes.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.to_le_bytes()
+    }
+
     /// As 32 hexadecimal digits.
     #[must_use]
     pub fn to_hex(self) -> String {

@@ -5,6 +5,7 @@
 //! [`detect`] compares the two, and [`resolve`] settles by a [`policy`] what was met.
 
 pub mod claim;
+mod claims;
 pub mod collation;
 pub mod detect;
 pub mod family;

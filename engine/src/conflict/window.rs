@@ -4,16 +4,22 @@
 //! was written here behind what the origin had seen. Entries go once the peer's log shows that it
 //! has applied them. See `docs/architecture.md` and design decision 0001.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
 use super::claim::ClaimKind;
+use super::claims::Claims;
 use super::history::Histories;
 use super::key::{KeyHash, TableHash};
 use crate::error::{Error, Result};
 use crate::position::LogPos;
+use crate::position::overflow::Overflow;
+
+/// Memory of one claim: an entry of the map with its empty neighbours, and one of the queue.
+const CLAIM_BYTES: usize = 160;
 
 /// The window of one node. All positions are of this node's own log.
 #[derive(Debug)]
@@ -34,13 +40,12 @@ pub struct LocalWrite {
     pub kind: ClaimKind,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
     /// Last local claim of each key.
-    keys: HashMap<KeyHash, LocalWrite>,
-    /// Every entry in log order, so that acknowledged ones can be dropped from the front. A key
-    /// written again has a later entry too; only that one removes it.
-    order: VecDeque<(LogPos, KeyHash)>,
+    claims: Claims,
+    /// Why the claims cannot be trusted any more: the disk failed.
+    trouble: Option<Error>,
     /// What the peer's log shows as applied there. The tailer may come by later: what it then reads
     /// in front of this need not be remembered.
     acknowledged: LogPos,
@@ -63,11 +68,32 @@ struct Intent {
 }
 
 impl Window {
-    /// An empty window whose tailer will begin at `start`.
+    /// An empty window, all in memory, whose tailer will begin at `start`.
     #[must_use]
     pub fn new(start: LogPos) -> Self {
+        Self::with(start, Claims::unlimited())
+    }
+
+    /// Likewise, with about `bytes` of memory for its claims; the others go to `folder`.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn bounded(start: LogPos, bytes: usize, folder: &Path) -> Result<Self> {
+        let overflow = Overflow::open(folder)?;
+        let claims = Claims::limited(bytes / CLAIM_BYTES, Some(overflow));
+        Ok(Self::with(start, claims))
+    }
+
+    fn with(start: LogPos, claims: Claims) -> Self {
         Self {
-            inner: Mutex::default(),
+            inner: Mutex::new(Inner {
+                claims,
+                trouble: None,
+                acknowledged: LogPos::default(),
+                tables: HashMap::new(),
+                definitions: HashMap::new(),
+                intent: None,
+            }),
             read: watch::Sender::new(start),
             histories: Histories::default(),
         }
@@ -75,16 +101,20 @@ impl Window {
 
     /// A local transaction that ends at `end` claimed these keys, in this order; see
     /// [`super::claim`]. `effective` is its effective timestamp.
+    ///
+    /// # Errors
+    /// [`Error::Store`]: a claim does not fit into memory and could not be written to disk. The
+    /// window is of no use any more.
     pub fn record(
         &self,
         end: LogPos,
         effective: u64,
         claims: impl IntoIterator<Item = (KeyHash, ClaimKind)>,
         tables: impl IntoIterator<Item = TableHash>,
-    ) {
+    ) -> Result<()> {
         let mut inner = self.lock();
         if end <= inner.acknowledged {
-            return;
+            return Ok(());
         }
         for (key, kind) in claims {
             let write = LocalWrite {
@@ -92,25 +122,26 @@ impl Window {
                 effective,
                 kind,
             };
-            let before = inner.keys.insert(key, write);
-            if before.is_none_or(|before| before.position != end) {
-                inner.order.push_back((end, key));
-            }
+            inner.claims.put(key, write)?;
         }
         for table in tables {
             inner.tables.insert(table, end);
         }
+        Ok(())
     }
 
     /// A local DDL statement that ends at `end` changed these tables. One that `removes_rows` meets
     /// every row of the peer that it had not seen. `effective` is its effective timestamp.
+    ///
+    /// # Errors
+    /// As [`Self::record`].
     pub fn record_definition(
         &self,
         end: LogPos,
         effective: u64,
         tables: &[(&str, &str)],
         removes_rows: bool,
-    ) {
+    ) -> Result<()> {
         let mut inner = self.lock();
         for (database, table) in tables {
             inner
@@ -123,10 +154,10 @@ impl Window {
                     effective,
                     kind: ClaimKind::Tombstone,
                 };
-                inner.keys.insert(key, write);
-                inner.order.push_back((end, key));
+                inner.claims.put(key, write)?;
             }
         }
+        Ok(())
     }
 
     /// The engine wrote down that it will run the DDL which ends at `origin_end` of the peer's log.
@@ -220,18 +251,8 @@ impl Window {
         let mut inner = self.lock();
         let inner = &mut *inner;
         inner.acknowledged = inner.acknowledged.max(acknowledged);
-        while let Some((position, key)) = inner.order.front() {
-            if *position > acknowledged {
-                break;
-            }
-            if inner
-                .keys
-                .get(key)
-                .is_some_and(|write| write.position == *position)
-            {
-                inner.keys.remove(key);
-            }
-            inner.order.pop_front();
+        if let Err(error) = inner.claims.drop_front(acknowledged) {
+            inner.trouble = Some(error);
         }
         inner.tables.retain(|_, position| *position > acknowledged);
         inner
@@ -249,8 +270,23 @@ impl Window {
     /// had seen this log up to `seen` is concurrent with it.
     #[must_use]
     pub fn concurrent_write(&self, key: KeyHash, seen: LogPos) -> Option<LocalWrite> {
-        let write = *self.lock().keys.get(&key)?;
-        (write.position > seen).then_some(write)
+        let mut inner = self.lock();
+        match inner.claims.get(key) {
+            Ok(write) => write.filter(|write| write.position > seen),
+            Err(error) => {
+                inner.trouble = Some(error);
+                None
+            }
+        }
+    }
+
+    /// Whether what the window says may be trusted: to be asked behind the last look, in front of a
+    /// commit.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when claims on disk could not be read.
+    pub fn trust(&self) -> Result<()> {
+        self.lock().trouble.take().map_or(Ok(()), Err)
     }
 
     /// Likewise for any row of a table.
@@ -270,7 +306,13 @@ impl Window {
     /// Keys in the window.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.lock().keys.len()
+        self.lock().claims.len().0
+    }
+
+    /// Claims that are on disk.
+    #[must_use]
+    pub fn spilled(&self) -> usize {
+        self.lock().claims.len().1
     }
 
     /// Whether no local write is outstanding.
@@ -341,13 +383,17 @@ mod tests {
     fn a_write_is_concurrent_only_behind_what_was_seen() {
         let window = Window::new(LogPos::new(1, 4));
         let image = |number| (key(number), ClaimKind::Image);
-        window.record(LogPos::new(1, 100), 10, [image(1), image(2)], []);
-        window.record(
-            LogPos::new(1, 200),
-            20,
-            [image(1), (key(1), ClaimKind::Tombstone)],
-            [],
-        );
+        window
+            .record(LogPos::new(1, 100), 10, [image(1), image(2)], [])
+            .unwrap();
+        window
+            .record(
+                LogPos::new(1, 200),
+                20,
+                [image(1), (key(1), ClaimKind::Tombstone)],
+                [],
+            )
+            .unwrap();
         assert_eq!(
             window.concurrent_write(key(1), LogPos::new(1, 199)),
             Some(LocalWrite {
@@ -367,7 +413,9 @@ mod tests {
         );
         window.acknowledge(LogPos::new(1, 200));
         assert!(window.is_empty());
-        window.record(LogPos::new(1, 180), 19, [image(4)], []);
+        window
+            .record(LogPos::new(1, 180), 19, [image(4)], [])
+            .unwrap();
         assert!(window.is_empty(), "the tailer came by later");
     }
 

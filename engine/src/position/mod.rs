@@ -7,6 +7,7 @@
 mod log_pos;
 pub mod marker;
 pub mod operate;
+pub mod overflow;
 pub mod reconcile;
 pub mod store;
 

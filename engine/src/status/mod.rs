@@ -73,6 +73,12 @@ pub struct TailerStatus {
     pub position: String,
     /// Keys written locally that the peer has not yet been seen to have.
     pub window_keys: usize,
+    /// How many of them are on disk, because they did not fit into memory.
+    #[serde(default)]
+    pub window_spilled: usize,
+    /// Writes of merged rows that are remembered.
+    #[serde(default)]
+    pub window_history: usize,
     /// Transactions of local clients read.
     pub local_transactions: u64,
     /// Why it is not running, or last was not. It stays when that is over: the state tells.
@@ -194,7 +200,7 @@ mod tests {
     fn tailer(state: State) -> TailerStatus {
         let progress = TailProgress::default();
         progress.set_state(state, Some("it is gone".to_owned()));
-        progress.status(String::new(), 0)
+        progress.status(String::new(), (0, 0, 0))
     }
 
     #[test]

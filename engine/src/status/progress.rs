@@ -431,12 +431,18 @@ impl TailProgress {
 
     /// How things stand; position and window are the window's to tell.
     #[must_use]
-    pub fn status(&self, position: String, window_keys: usize) -> TailerStatus {
+    pub fn status(
+        &self,
+        position: String,
+        (window_keys, window_spilled, window_history): (usize, usize, usize),
+    ) -> TailerStatus {
         let rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
         TailerStatus {
             state: rest.0,
             position,
             window_keys,
+            window_spilled,
+            window_history,
             local_transactions: self.transactions.load(Ordering::Relaxed),
             last_error: rest.1.as_ref().map(|error| error.message.clone()),
             last_error_seconds_ago: rest.1.as_ref().map(|error| error.at.elapsed().as_secs()),
