@@ -22,6 +22,7 @@ on_both!(
     rules_that_cannot_converge_are_refused,
     an_earlier_version_is_brought_up_to_date,
     a_verdict_is_taken_back,
+    a_window_on_disk_finds_what_it_holds,
     children_go_with_a_parent_that_was_deleted,
 );
 
@@ -392,4 +393,37 @@ async fn children_go_with_a_parent_that_was_deleted(kind: ServerKind) {
         pair.wait().await;
         pair.assert_equal().await;
     }
+}
+
+/// More local writes than the window's memory holds: each is still found.
+async fn a_window_on_disk_finds_what_it_holds(kind: ServerKind) {
+    let mut pair = Pair::start(
+        &with_rule(kind, "window_bytes = \"1MiB\""),
+        "CREATE DATABASE d; CREATE TABLE d.t (id INT PRIMARY KEY, v INT)",
+    )
+    .await;
+    pair.wait().await;
+    pair.stop_engine(0).await;
+    pair.stop_engine(1).await;
+    let rows = |v: i32| -> String {
+        let rows: Vec<String> = (0..20_000).map(|id| format!("({id}, {v})")).collect();
+        format!("INSERT INTO d.t VALUES {}", rows.join(","))
+    };
+    pair.run(1, &rows(2)).await;
+    // Its own link cannot run yet, and what it holds is not acknowledged by a.
+    pair.run(0, "INSERT INTO d.t VALUES (19999, 1), (5, 1), (30000, 1)")
+        .await;
+    pair.start_engine(1).await;
+    crate::until(twinlog_harness::pair::PATIENCE, || {
+        let engine = pair.engines[1].as_ref().unwrap();
+        engine.status().tailer.window_spilled > 10_000
+    })
+    .await;
+    pair.start_engine(0).await;
+    pair.wait().await;
+    pair.assert_equal().await;
+    let conflicts: Vec<i64> = pair.query(1, "SELECT COUNT(*) FROM twinlog.conflict").await;
+    assert_eq!(conflicts, [2]);
+    let tailer = pair.engines[1].as_ref().unwrap().status().tailer;
+    assert_eq!((tailer.window_keys, tailer.window_spilled), (0, 0));
 }

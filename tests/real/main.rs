@@ -32,6 +32,7 @@ mod foreign_keys;
 mod hot_rows;
 mod keys;
 mod merging;
+mod outcomes;
 mod recovery;
 mod sandbox;
 mod spine;
