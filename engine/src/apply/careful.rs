@@ -327,6 +327,15 @@ impl Applier {
         change: &Weighed<'_>,
         settled: &mut Settled,
     ) -> Result<Option<Attempt>> {
+        let mapping = change.mapping;
+        if change.writes.len() > 1
+            && mapping.foreign_keys == ForeignKeyMode::Engine
+            && !mapping.target.children.is_empty()
+        {
+            // As a delete and an insert it would take the children along that its origin's server
+            // moved without a word in the log.
+            return Err(self.parent_moved(change));
+        }
         for (place, write) in change.writes.iter().enumerate() {
             let row = match (write, change.change) {
                 (RowWrite::Delete { .. }, RowChange::Update { before, .. })
@@ -711,6 +720,19 @@ impl Applier {
             self.origin.log_name.show(change.transaction.start),
             self.target.node,
             self.target.log_name.show(local),
+            self.go_on_behind(change.transaction),
+        ))
+    }
+
+    fn parent_moved(&self, change: &Weighed<'_>) -> Error {
+        Error::Conflict(format!(
+            "foreign_key on table {}: the transaction of node {} at {} gives another key to a row that \
+             children may refer to, and node {} wrote it or its children concurrently. What the server \
+             cascades is not in its log, so this cannot be settled. Make both nodes alike, then {}",
+            change.mapping.target,
+            self.origin.node,
+            self.origin.log_name.show(change.transaction.start),
+            self.target.node,
             self.go_on_behind(change.transaction),
         ))
     }
