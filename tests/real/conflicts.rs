@@ -25,6 +25,7 @@ on_both!(
     a_window_on_disk_finds_what_it_holds,
     children_go_with_a_parent_that_was_deleted,
     a_parent_that_moves_is_not_guessed,
+    what_a_lost_delete_cascaded_to_goes,
 );
 
 /// Both nodes are written to while no engine runs; then both engines start and all drains.
@@ -457,4 +458,37 @@ async fn a_parent_that_moves_is_not_guessed(kind: ServerKind) {
             pair.assert_equal().await;
         }
     }
+}
+
+/// b's delete of the parent cascades there, and loses against a's later update.
+async fn what_a_lost_delete_cascaded_to_goes(kind: ServerKind) {
+    let pair = concurrently_b_first(
+        kind,
+        "CREATE DATABASE d; CREATE TABLE d.p (id INT PRIMARY KEY, v INT); CREATE TABLE d.c (id INT PRIMARY KEY, p INT, \
+         FOREIGN KEY (p) REFERENCES d.p (id) ON DELETE CASCADE); \
+         INSERT INTO d.p VALUES (1, 0), (2, 0); INSERT INTO d.c VALUES (10, 1), (20, 2)",
+        "UPDATE d.p SET v = 5 WHERE id = 1",
+        "DELETE FROM d.p WHERE id = 1",
+    )
+    .await;
+    let parents: Vec<(i32, i32)> = pair.query(1, "SELECT id, v FROM d.p ORDER BY id").await;
+    assert_eq!(parents, [(1, 5), (2, 0)]);
+    let children: Vec<i32> = pair.query(0, "SELECT id FROM d.c").await;
+    assert_eq!(children, [20]);
+}
+
+/// As [`concurrently`], with b's write the earlier one.
+async fn concurrently_b_first(kind: ServerKind, schema: &str, on_a: &str, on_b: &str) -> Pair {
+    let mut pair = Pair::start(&PairOptions::new(kind), schema).await;
+    pair.wait().await;
+    pair.stop_engine(0).await;
+    pair.stop_engine(1).await;
+    pair.run(1, on_b).await;
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    pair.run(0, on_a).await;
+    pair.start_engine(0).await;
+    pair.start_engine(1).await;
+    pair.wait().await;
+    pair.assert_equal().await;
+    pair
 }

@@ -36,6 +36,7 @@ use crate::error::{Error, Result};
 use crate::group::{coalesced, one_by_one};
 use crate::position::LogPos;
 use crate::row::{Row, RowChange};
+use crate::schema::ForeignKey;
 use crate::transaction::{ForeignKeyMode, Local};
 
 /// Transactions that are settled in one commit. Local writers of the same rows wait for it.
@@ -370,7 +371,9 @@ impl Applier {
             }
             let merged = self.merge(change, place, stored.is_some(), &mut resolution, settled)?;
             let merged = merged.map(|values| change.mapping.with_values(row, &values));
-            if relative.is_some() && matches!(write, RowWrite::Delete { .. }) {
+            if matches!(write, RowWrite::Delete { .. })
+                && (relative.is_some() || self.cascaded_unseen(change, &resolution)?)
+            {
                 self.remove_children(change, row, relative, settled).await?;
             }
             let outcome = Outcome {
@@ -445,7 +448,7 @@ impl Applier {
                     after_image: ImageSql::None,
                     result_image: ImageSql::None,
                     met: "[]".to_owned(),
-                    note: "its parent was deleted without having seen it",
+                    note: "its parent was deleted at the other node",
                 });
             }
         }
@@ -722,6 +725,37 @@ impl Applier {
             self.target.log_name.show(local),
             self.go_on_behind(change.transaction),
         ))
+    }
+
+    /// Whether a parent's delete that lost had taken children along at its origin without a word in
+    /// the log: they have to go here too, though the parent stays.
+    fn cascaded_unseen(&self, change: &Weighed<'_>, resolution: &Resolution) -> Result<bool> {
+        let mapping = change.mapping;
+        if mapping.foreign_keys != ForeignKeyMode::Engine || resolution.row != RowAction::Keep {
+            return Ok(false);
+        }
+        let cascades =
+            |key: &&ForeignKey| !matches!(key.on_delete.as_str(), "RESTRICT" | "NO ACTION");
+        let settled = |key: &ForeignKey| {
+            let mut dependents = mapping.family.dependents.iter();
+            dependents.any(|dependent| dependent.key == *key)
+        };
+        let mut keys = mapping.target.children.iter().filter(cascades);
+        if let Some(key) = keys.clone().find(|key| !settled(key)) {
+            return Err(Error::Conflict(format!(
+                "foreign_key {} on table {}: the transaction of node {} at {} deletes a row that node {} \
+                 wrote concurrently, and what the server cascaded to ({}) is not in its log. Make both \
+                 nodes alike, then {}",
+                key.name,
+                mapping.target,
+                self.origin.node,
+                self.origin.log_name.show(change.transaction.start),
+                self.target.node,
+                key.child.1,
+                self.go_on_behind(change.transaction),
+            )));
+        }
+        Ok(keys.next().is_some())
     }
 
     fn parent_moved(&self, change: &Weighed<'_>) -> Error {
