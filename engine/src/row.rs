@@ -289,6 +289,15 @@ pub enum RowChange {
 }
 
 impl RowChange {
+    /// The row before it, where there was one.
+    #[must_use]
+    pub fn before(&self) -> Option<&Row> {
+        match self {
+            RowChange::Delete { before } | RowChange::Update { before, .. } => Some(before),
+            RowChange::Insert { .. } => None,
+        }
+    }
+
     /// The row after it, where there is one.
     #[must_use]
     pub fn after(&self) -> Option<&Row> {

@@ -741,9 +741,14 @@ fn claims(transactions: &[Local], mappings: &[Vec<Arc<Mapping>>], weights: &Weig
                     )
                 };
                 for write in RowWrite::of(&change.change, keys) {
-                    let after = change.change.after();
-                    let value = |column: usize| mapping.value(after?, column);
-                    let met = mapping.family.meets(&write, value, weights).into_iter();
+                    let (before, after) = (change.change.before(), change.change.after());
+                    let related = mapping.family.meets(
+                        &write,
+                        |column| mapping.value(before?, column),
+                        |column| mapping.value(after?, column),
+                        weights,
+                    );
+                    let met = related.keys();
                     claims.extend(met.map(|key| Claim {
                         transaction: number,
                         change: index,

@@ -24,12 +24,14 @@ use super::statement::StatementWriter;
 use crate::config::DriftPolicy;
 use crate::conflict::claim::RowWrite;
 use crate::conflict::collation::Weights;
+use crate::conflict::family::Related;
 use crate::conflict::history::{self, Order, Origin, Unkept, merged, writes_of};
 use crate::conflict::journal::{self, Entry, ImageSql, JournalWinner};
 use crate::conflict::kept;
 use crate::conflict::key::{KeyHash, image_keys};
 use crate::conflict::resolve::{
     Arrival, Conflict, ConflictKind, Finding, MetKey, Resolution, RowAction, orphaned, resolve,
+    without_its_row,
 };
 use crate::conflict::window::LocalWrite;
 use crate::error::{Error, Result};
@@ -62,8 +64,8 @@ struct Weighed<'t> {
     mapping: &'t Arc<Mapping>,
     change: &'t RowChange,
     writes: Vec<RowWrite>,
-    /// Of each write: the keys by which it meets writes of other tables; see [`Family`].
-    related: Vec<Vec<KeyHash>>,
+    /// Of each write: the keys by which it meets writes of other tables; see [`crate::conflict::family`].
+    related: Vec<Related>,
     /// Number of its first write within the transaction.
     number: u32,
     contended: bool,
@@ -230,12 +232,15 @@ impl Applier {
                     )
                 };
                 let writes: Vec<RowWrite> = RowWrite::of(change, keys).collect();
-                let after = change.after();
-                let value = |column: usize| mapping.value(after?, column);
-                let family = &mapping.family;
-                let related = writes
-                    .iter()
-                    .map(|write| family.meets(write, value, weights));
+                let (before, after) = (change.before(), change.after());
+                let related = writes.iter().map(|write| {
+                    mapping.family.meets(
+                        write,
+                        |column| mapping.value(before?, column),
+                        |column| mapping.value(after?, column),
+                        weights,
+                    )
+                });
                 let related = related.collect();
                 let mut change = Weighed {
                     transaction,
@@ -270,11 +275,8 @@ impl Applier {
                 return Err(self.rows_meet_definition(change, local.position));
             }
         }
-        let related = change.related.iter().flatten();
-        if related
-            .copied()
-            .any(|key| self.window.concurrent_write(key, seen).is_some())
-        {
+        let mut related = change.related.iter().flat_map(Related::keys);
+        if related.any(|key| self.window.concurrent_write(key, seen).is_some()) {
             return Ok(true);
         }
         Ok(change.writes.iter().any(|write| {
@@ -355,10 +357,14 @@ impl Applier {
             };
             let window = &self.window;
             let mut resolution = resolve(&arrival, |key| window.concurrent_write(key, seen));
-            let mut related = change.related[place].iter();
-            let relative = related.find_map(|key| window.concurrent_write(*key, seen));
-            if relative.is_some() && !matches!(write, RowWrite::Delete { .. }) {
+            let related = &change.related[place];
+            let met = |key: &KeyHash| window.concurrent_write(*key, seen);
+            let orphan = related.after.iter().find_map(met);
+            let relative = orphan.or_else(|| related.referred.as_ref().and_then(met));
+            if orphan.is_some() {
                 resolution = orphaned(resolution);
+            } else if stored.is_none() && related.before.iter().any(|key| met(key).is_some()) {
+                resolution = without_its_row(resolution, write);
             }
             match &resolution.finding {
                 Finding::Halt(conflict) => {

@@ -134,23 +134,59 @@ impl Family {
         }
     }
 
-    /// The keys by which a foreign write meets such claims.
+    /// The keys by which a foreign write meets such claims; `before` and `after` read its images.
     pub fn meets<'v>(
         &self,
         write: &RowWrite,
-        value: impl Fn(usize) -> Option<&'v Value>,
+        before: impl Fn(usize) -> Option<&'v Value>,
+        after: impl Fn(usize) -> Option<&'v Value>,
         weights: &Weights,
-    ) -> Vec<KeyHash> {
-        match write {
-            RowWrite::Delete { before } if !self.dependents.is_empty() => {
-                before.row.map(KeyHash::referred).into_iter().collect()
-            }
-            RowWrite::Delete { .. } => Vec::new(),
-            RowWrite::Insert { .. } | RowWrite::Update { .. } => {
-                let parents = self.parents(value, weights).into_iter();
-                parents.map(|(_, key)| key.tombstone()).collect()
-            }
+    ) -> Related {
+        let tombstones = |parents: Vec<(&Reference, KeyHash)>| {
+            parents
+                .into_iter()
+                .map(|(_, key)| key.tombstone())
+                .collect()
+        };
+        let deletes = matches!(write, RowWrite::Delete { .. });
+        let inserts = matches!(write, RowWrite::Insert { .. });
+        let referred = match write {
+            RowWrite::Delete { before } if !self.dependents.is_empty() => before.row,
+            _ => None,
+        };
+        Related {
+            referred: referred.map(KeyHash::referred),
+            after: if deletes {
+                Vec::new()
+            } else {
+                tombstones(self.parents(after, weights))
+            },
+            before: if inserts {
+                Vec::new()
+            } else {
+                tombstones(self.parents(before, weights))
+            },
         }
+    }
+}
+
+/// The keys by which a foreign write meets local writes of other tables.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Related {
+    /// References to the row that it deletes.
+    pub referred: Option<KeyHash>,
+    /// Deletes of parents of its image: with one of them that does not stand.
+    pub after: Vec<KeyHash>,
+    /// Deletes of parents of the image before: with one of them that did not stand either, and the
+    /// row may be missing.
+    pub before: Vec<KeyHash>,
+}
+
+impl Related {
+    /// All of them.
+    pub fn keys(&self) -> impl Iterator<Item = KeyHash> {
+        let parents = self.after.iter().chain(&self.before).copied();
+        self.referred.into_iter().chain(parents)
     }
 }
 

@@ -272,6 +272,24 @@ pub fn orphaned(mut resolution: Resolution) -> Resolution {
     resolution
 }
 
+/// What becomes of a write whose row is missing because an earlier image of it had lost its parent: as
+/// for any other whose earlier image had lost, no drift.
+#[must_use]
+pub fn without_its_row(mut resolution: Resolution, write: &RowWrite) -> Resolution {
+    if resolution.finding == Finding::Drift {
+        let kind = match write {
+            RowWrite::Delete { .. } => ConflictKind::DeleteMissing,
+            RowWrite::Insert { .. } | RowWrite::Update { .. } => ConflictKind::UpdateMissing,
+        };
+        resolution.finding = Finding::Conflict(Conflict {
+            kind,
+            winner: Winner::Remote,
+            met: Vec::new(),
+        });
+    }
+    resolution
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
