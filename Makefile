@@ -40,5 +40,12 @@ sim: tools ## Simulate SEEDS worlds of two nodes, their clients, clocks and cras
 	TWINLOG_SIM_SEEDS=$(SEEDS) TWINLOG_SIM_FIRST=$(FIRST) cargo test --release -p twinlog-tests --test sim -- \
 	  --nocapture nodes_converge
 
+# Seconds of hammering per server in "make hot".
+HOT_SECONDS ?= 600
+
+.PHONY: hot
+hot: tools servers ## Hammer hot rows on two masters of each kind for HOT_SECONDS, engines killed, and compare
+	TWINLOG_HOT_SECONDS=$(HOT_SECONDS) cargo test -p twinlog-tests --test real -- --nocapture --test-threads=1 hot_rows
+
 clean: ## Remove what was built and fetched
 	rm -rf target

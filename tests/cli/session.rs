@@ -281,6 +281,8 @@ async fn an_operators_day(kind: ServerKind) {
     assert_eq!(engines.ends(), Some(0));
     assert!(!engines.log().contains(PASSWORD));
 
+    a_conflict(folder, [&a, &b]).await;
+
     let positions = good(run(folder, &["positions", "show", "--json"])).json();
     assert!(positions[0]["applied"].as_str().unwrap().contains(':'));
     let shown = good(run(folder, &["positions", "show"]));
@@ -303,6 +305,92 @@ async fn an_operators_day(kind: ServerKind) {
         verify.out
     );
     assert!(verify.out.contains("only on b"), "{}", verify.out);
+}
+
+/// Both nodes write one row; it is settled, looked at, and taken back.
+async fn a_conflict(folder: &Path, [a, b]: [&Server; 2]) {
+    let none = good(run(folder, &["conflicts", "list"]));
+    assert!(none.out.contains("no conflicts"), "{}", none.out);
+    a.query_drop("UPDATE d.t SET v = 21 WHERE id = 2")
+        .await
+        .unwrap();
+    b.query_drop("UPDATE d.t SET v = 22 WHERE id = 2")
+        .await
+        .unwrap();
+    let mut engines = Running::start(folder, &["--skip-check"]);
+    engines.says("running; Ctrl-C");
+    good(run(folder, &["wait", "--timeout", "30s"]));
+    let list = good(run(folder, &["conflicts", "list", "--json"])).json();
+    let entries = list.as_array().unwrap();
+    assert_eq!(entries.len(), 2, "one in each journal: {list:#}");
+    assert_eq!(entries[0]["kind"], "update_origin_differs");
+    assert_eq!(entries[0]["winner_node"], entries[1]["winner_node"]);
+    let listed = good(run(
+        folder,
+        &[
+            "conflicts",
+            "list",
+            "--node",
+            "b",
+            "--table",
+            "d.*",
+            "--since",
+            "1h",
+        ],
+    ));
+    assert!(
+        listed.out.contains("d.t") && listed.out.contains("id=2"),
+        "{}",
+        listed.out
+    );
+    let other = good(run(
+        folder,
+        &["conflicts", "list", "--kind", "delete_missing"],
+    ));
+    assert!(other.out.contains("no conflicts"), "{}", other.out);
+    let of_b = entries.iter().find(|entry| entry["node"] == "b").unwrap();
+    let id = of_b["id"].to_string();
+    let show = good(run(folder, &["conflicts", "show", &id, "--node", "b"]));
+    assert!(
+        show.out.contains("stands") && show.out.contains("21") && show.out.contains("22"),
+        "{}",
+        show.out
+    );
+    let status = good(run(folder, &["status"]));
+    assert!(
+        status.out.contains("1 update_origin_differs"),
+        "{}",
+        status.out
+    );
+    // The other one, everywhere.
+    let lost = if of_b["winner_node"] == "b" { 21 } else { 22 };
+    let asked = run(folder, &["conflicts", "flip", &id, "--node", "b"]);
+    assert_eq!(
+        asked.code,
+        Some(1),
+        "nobody is there to be asked: {}",
+        asked.out
+    );
+    assert!(asked.err.contains("--yes"), "{}", asked.err);
+    good(run(
+        folder,
+        &["conflicts", "flip", &id, "--node", "b", "--yes"],
+    ));
+    good(run(folder, &["wait", "--timeout", "30s"]));
+    for server in [a, b] {
+        let v: Vec<i32> = server
+            .query("SELECT v FROM d.t WHERE id = 2")
+            .await
+            .unwrap();
+        assert_eq!(v, [lost]);
+    }
+    let again = run(folder, &["conflicts", "flip", &id, "--node", "b", "--yes"]);
+    assert_eq!(again.code, Some(1));
+    assert!(again.err.contains("--force"), "{}", again.err);
+    let missing = run(folder, &["conflicts", "show", "999"]);
+    assert_eq!(missing.code, Some(1));
+    engines.signal(Signal::SIGTERM);
+    assert_eq!(engines.ends(), Some(0));
 }
 
 #[tokio::test]

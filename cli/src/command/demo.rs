@@ -19,6 +19,7 @@ use twinlog_engine::status::LinkStatus;
 use crate::cluster::{Cluster, NODES};
 use crate::compare::Comparison;
 use crate::sandbox::ServerKind;
+use crate::workload::rivals::{self, Rival};
 use crate::workload::{Counters, DATABASE, Params, Workload, create_schema};
 
 /// Arguments of `twinlog demo`.
@@ -47,9 +48,29 @@ struct Report {
     seconds: f64,
     drain_seconds: f64,
     directions: Vec<Direction>,
+    conflicts: Vec<Settled>,
+    counter: Counter,
     comparison: Comparison,
     /// Why it is not ok; empty when it is.
     failures: Vec<String>,
+}
+
+/// Conflicts that were settled at one node.
+#[derive(Debug, Serialize)]
+struct Settled {
+    node: String,
+    kind: String,
+    winner: String,
+    count: u64,
+}
+
+/// Rows that both nodes incremented at once.
+#[derive(Debug, Serialize)]
+struct Counter {
+    /// Increments that clients of both nodes committed.
+    increments: u64,
+    /// What the counters come to at each node.
+    counted: [u64; 2],
 }
 
 /// One way: written at one node, applied at the other.
@@ -102,11 +123,12 @@ async fn demo(args: &DemoArgs) -> anyhow::Result<Report> {
     let progress = Progress::new(args.json);
     progress.step(&format!("starting two masters ({})", args.server));
     let base = std::env::temp_dir();
-    let settings = format!("databases = [{DATABASE:?}]");
+    let settings = format!("databases = [{DATABASE:?}]\n{}", rivals::RULE);
     let mut cluster = Cluster::start(args.server, &base, true, &[], &settings).await?;
     for server in &cluster.servers {
         let mut conn = server.connect().await?;
         create_schema(&mut conn, DATABASE).await?;
+        rivals::create_tables(&mut conn, DATABASE).await?;
         conn.disconnect().await?;
     }
     let version = cluster.servers[0].version().to_owned();
@@ -116,14 +138,14 @@ async fn demo(args: &DemoArgs) -> anyhow::Result<Report> {
     ));
     cluster.join().await?;
     progress.step(&format!(
-        "writing to both for {} s, {} clients each",
+        "writing to both for {} s, {} clients each and one that writes the other node's rows",
         args.seconds, args.clients
     ));
 
     let counters = [Arc::new(Counters::default()), Arc::new(Counters::default())];
     let mut worst_lag = [0.0_f64; 2];
     let begun = Instant::now();
-    write_load(args, &cluster, &counters, &progress, &mut worst_lag).await?;
+    let increments = write_load(args, &cluster, &counters, &progress, &mut worst_lag).await?;
     let seconds = begun.elapsed().as_secs_f64();
 
     progress.step("stopped writing; draining both links");
@@ -141,6 +163,16 @@ async fn demo(args: &DemoArgs) -> anyhow::Result<Report> {
     progress.step("comparing every table");
     cluster.stop_engines().await;
     let comparison = cluster.compare().await?;
+    let mut counted = [0; 2];
+    for (server, counted) in cluster.servers.iter().zip(&mut counted) {
+        let mut conn = server.connect().await?;
+        *counted = rivals::counted(&mut conn, DATABASE).await?;
+        conn.disconnect().await?;
+    }
+    let counter = Counter {
+        increments,
+        counted,
+    };
     progress.finish();
 
     let links: Vec<LinkStatus> = status.into_iter().flat_map(|engine| engine.links).collect();
@@ -166,7 +198,22 @@ async fn demo(args: &DemoArgs) -> anyhow::Result<Report> {
             worst_lag_seconds: worst_lag[index],
         });
     }
-    let failures = failures(&directions, &comparison);
+    let settled = links.iter().flat_map(|link| {
+        link.conflicts.iter().map(|conflict| Settled {
+            node: link.target.clone(),
+            kind: conflict.kind.clone(),
+            winner: conflict.winner.clone(),
+            count: conflict.count,
+        })
+    });
+    let conflicts = settled.collect();
+    let mut failures = failures(&directions, &comparison);
+    if counter.counted != [counter.increments; 2] {
+        failures.push(format!(
+            "the counters were incremented {} times and stand at {} and {}",
+            counter.increments, counter.counted[0], counter.counted[1]
+        ));
+    }
     Ok(Report {
         ok: failures.is_empty(),
         server: args.server,
@@ -174,6 +221,8 @@ async fn demo(args: &DemoArgs) -> anyhow::Result<Report> {
         seconds,
         drain_seconds,
         directions,
+        conflicts,
+        counter,
         comparison,
         failures,
     })
@@ -223,7 +272,7 @@ async fn write_load(
     counters: &[Arc<Counters>; 2],
     progress: &Progress,
     worst_lag: &mut [f64; 2],
-) -> anyhow::Result<()> {
+) -> anyhow::Result<u64> {
     let stop = CancellationToken::new();
     let load = |index: usize, node: u32| {
         Workload::new(
@@ -232,21 +281,28 @@ async fn write_load(
         )
     };
     let (a, b) = (load(0, 0), load(1, 1));
+    let rival = |index: usize| {
+        let opts = cluster.servers[index].opts();
+        let rival = Rival::new(opts, DATABASE, NODES[index], index as u64);
+        rival.run(stop.clone(), Arc::clone(&counters[index]))
+    };
     let loads = async {
-        tokio::try_join!(
+        let (_, _, a, b) = tokio::try_join!(
             a.run(stop.clone(), Arc::clone(&counters[0])),
-            b.run(stop.clone(), Arc::clone(&counters[1]))
-        )
+            b.run(stop.clone(), Arc::clone(&counters[1])),
+            rival(0),
+            rival(1)
+        )?;
+        anyhow::Ok(a + b)
     };
     tokio::pin!(loads);
     tokio::select! {
-        ended = &mut loads => ended.map(|_| ())?,
+        ended = &mut loads => return ended,
         trouble = watch(cluster, counters, progress, worst_lag) => trouble?,
         () = tokio::time::sleep(Duration::from_secs(args.seconds)) => {}
     }
     stop.cancel();
-    loads.await?;
-    Ok(())
+    loads.await
 }
 
 /// Shows the progress until dropped; ends only when a link has stopped for good.
@@ -416,8 +472,17 @@ fn describe(report: &Report) -> Result<String, std::fmt::Error> {
             Cell::new(if table.equal { "equal" } else { "DIFFERENT" }),
         ]);
     }
+    let conflicts = conflicts_table(report);
     let mut text = String::new();
-    writeln!(text, "{flow}\n{tables}")?;
+    writeln!(text, "{flow}\n{conflicts}\n{tables}")?;
+    let counter = &report.counter;
+    writeln!(
+        text,
+        "counters that both nodes incremented: {} increments, {} at a, {} at b",
+        thousands(counter.increments),
+        thousands(counter.counted[0]),
+        thousands(counter.counted[1])
+    )?;
     let (wrote, drained) = (report.seconds, report.drain_seconds);
     writeln!(text, "wrote for {wrote:.1} s, drained in {drained:.1} s")?;
     if report.ok {
@@ -441,6 +506,36 @@ fn describe(report: &Report) -> Result<String, std::fmt::Error> {
         writeln!(text, "{verdict}")?;
     }
     Ok(text)
+}
+
+/// One line for each kind of conflict; for each node, whose write stands.
+fn conflicts_table(report: &Report) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED).set_header([
+        "conflicts settled",
+        "at a: own stands",
+        "other's",
+        "both, merged",
+        "at b: own stands",
+        "other's",
+        "both, merged",
+    ]);
+    let mut kinds: Vec<&str> = report.conflicts.iter().map(|of| of.kind.as_str()).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    for kind in kinds {
+        let mut row = vec![Cell::new(kind)];
+        for node in NODES {
+            for winner in ["local", "remote", "merged"] {
+                let of_kind = report.conflicts.iter().filter(|of| of.kind == kind);
+                let counted = of_kind.filter(|of| of.node == node && of.winner == winner);
+                let count = thousands(counted.map(|of| of.count).sum());
+                row.push(Cell::new(count).set_alignment(CellAlignment::Right));
+            }
+        }
+        table.add_row(row);
+    }
+    table
 }
 
 /// 1234567 as "1,234,567".
@@ -522,6 +617,11 @@ mod tests {
                 seconds: 1.0,
                 drain_seconds: 0.1,
                 directions,
+                conflicts: Vec::new(),
+                counter: Counter {
+                    increments: 5,
+                    counted: [5, 5],
+                },
                 comparison,
                 failures,
             }

@@ -2,6 +2,7 @@
 //! that two nodes that run it never write the same row or the same unique value.
 
 mod client;
+pub mod rivals;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
