@@ -158,7 +158,12 @@ impl Pair {
 
     /// Waits until all that was committed before is applied everywhere.
     pub async fn wait(&self) {
-        let outstanding = barrier::wait(&self.config, Some(PATIENCE)).await.unwrap();
+        self.wait_for(PATIENCE).await;
+    }
+
+    /// Likewise, for at most this long.
+    pub async fn wait_for(&self, patience: Duration) {
+        let outstanding = barrier::wait(&self.config, Some(patience)).await.unwrap();
         assert!(
             outstanding.is_empty(),
             "not drained: {outstanding:?}; {:#?}",

@@ -12,6 +12,7 @@
 //! 4. look once more for meetings of those that met nothing, as the ordinary path does;
 //! 5. commit rows, marker and journal together.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::applier::{Applier, Attempt};
@@ -45,6 +46,8 @@ use crate::transaction::{ForeignKeyMode, Local};
 pub(super) const CAREFUL_TRANSACTIONS: usize = 64;
 /// Row changes likewise; one transaction alone may have more.
 pub(super) const CAREFUL_CHANGES: usize = 512;
+/// Locking reads that are sent at once.
+const LOCKS_AT_ONCE: usize = 50;
 /// How often a careful transaction begins anew because clients wrote what it had not locked, before
 /// it pauses as for a deadlock.
 const ROUNDS: usize = 8;
@@ -135,9 +138,9 @@ impl Applier {
         let mut rounds = 0;
         // Clients may write what was not locked yet, until it is.
         loop {
-            for index in std::mem::take(&mut fresh) {
-                self.lock(&weighed[index]).await?;
-            }
+            let changes: Vec<&Weighed<'_>> = fresh.iter().map(|index| &weighed[*index]).collect();
+            self.lock(&changes).await?;
+            fresh.clear();
             self.tailer_at_end().await?;
             for (index, change) in weighed.iter_mut().enumerate() {
                 if !change.contended && self.meets(change)? {
@@ -289,11 +292,21 @@ impl Applier {
         }))
     }
 
-    /// Locks all that a change claims or leaves.
-    async fn lock(&mut self, change: &Weighed<'_>) -> Result<()> {
-        for sql in self.locks(change)? {
+    /// Locks all that the changes claim or leave: one statement for each key, many to a round trip.
+    async fn lock(&mut self, changes: &[&Weighed<'_>]) -> Result<()> {
+        let mut locks: Vec<Vec<u8>> = Vec::new();
+        let mut known: HashSet<Vec<u8>> = HashSet::new();
+        for change in changes {
+            for sql in self.locks(change)? {
+                if known.insert(sql.clone()) {
+                    locks.push(sql);
+                }
+            }
+        }
+        for together in locks.chunks(LOCKS_AT_ONCE) {
+            let sql = together.join(&b";"[..]);
             let context = "locking the rows of a conflict";
-            self.connection.count(&sql, context).await?;
+            self.connection.execute(&sql, context).await?;
         }
         Ok(())
     }

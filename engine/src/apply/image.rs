@@ -12,6 +12,12 @@ use crate::error::Result;
 use crate::row::{Row, Value};
 use crate::schema::{ColumnSchema, TableSchema};
 
+/// Longest value, in bytes, that the journal takes whole: a row of large ones would not fit into a
+/// packet. Of a longer one it says how long it is.
+const LONGEST: usize = 256 * 1024;
+/// How the text begins that stands for a value that was left out. No literal begins so.
+pub(crate) const LEFT_OUT: &str = "/*";
+
 /// The expression that reads a stored row as a journal image: a JSON array in the order of the
 /// table's columns.
 #[must_use]
@@ -45,6 +51,9 @@ pub(super) fn of_log_image(
             None | Some(Value::Null) => b"NULL".to_vec(),
             Some(Value::Enum(number)) => label(column, |index| index + 1 == usize::from(*number)),
             Some(Value::Set(bits)) => label(column, |index| bits & (1_u64 << (index & 63)) != 0),
+            Some(Value::Bytes(bytes)) if bytes.len() > LONGEST => {
+                format!("'{LEFT_OUT} {} bytes left out */'", bytes.len()).into_bytes()
+            }
             Some(_) => {
                 let mut operand = Vec::new();
                 writer.push_literal(&mut operand, row, source, target)?;
@@ -99,6 +108,15 @@ fn guarded(column: &ColumnSchema, operand: &[u8], stored: bool) -> Vec<u8> {
     if !stored {
         return text;
     }
+    let length = [b"LENGTH(", operand, b")"].concat();
+    let left_out = [
+        format!("CONCAT('{LEFT_OUT} ',").as_bytes(),
+        &length,
+        b",' bytes left out */')",
+    ]
+    .concat();
+    let longer = [&length[..], format!(">{LONGEST}").as_bytes()].concat();
+    let text = [b"IF(", &longer[..], b",", &left_out, b",", &text, b")"].concat();
     [b"IF(", operand, b" IS NULL,NULL,", &text, b")"].concat()
 }
 

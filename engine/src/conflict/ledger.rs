@@ -264,6 +264,17 @@ pub async fn flip(node: &NodeConfig, entry: &Recorded, write: bool, force: bool)
             entry.columns.join(", ")
         ));
     }
+    let left_out = |value: &Option<String>| {
+        value
+            .as_ref()
+            .is_some_and(|value| value.starts_with(image::LEFT_OUT))
+    };
+    if lost.iter().flatten().any(left_out) {
+        return refuse(
+            "the losing row holds values that are too long for the journal: write it by hand"
+                .to_owned(),
+        );
+    }
     let images = [&entry.after_image, &entry.before_image, &entry.local_image];
     // A lost image names its own row; a lost delete that of the other side.
     let Some(named) = lost.as_ref().or(images.into_iter().flatten().next()) else {
