@@ -10,4 +10,5 @@ pub mod literal;
 mod locking;
 pub mod mapping;
 pub mod session;
+mod settle;
 pub mod statement;
