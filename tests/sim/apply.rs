@@ -5,11 +5,12 @@ use std::rc::Rc;
 
 use twinlog_engine::conflict::claim::RowWrite;
 use twinlog_engine::conflict::detect::{Claim, first_meeting};
+use twinlog_engine::conflict::family::Related;
 use twinlog_engine::conflict::history::{Entry, merged};
 use twinlog_engine::conflict::key::KeyHash;
 use twinlog_engine::conflict::policy::Winner;
 use twinlog_engine::conflict::resolve::{
-    Arrival, Conflict, ConflictKind, Finding, RowAction, resolve,
+    Arrival, Conflict, ConflictKind, Finding, RowAction, orphaned, resolve, without_its_row,
 };
 use twinlog_engine::position::LogPos;
 use twinlog_engine::position::marker::Marker;
@@ -37,6 +38,13 @@ fn claims(reads: &[Read], merging: bool) -> Vec<Claim> {
             for write in &written.writes {
                 let left = write.left().iter().map(|(_, key)| *key);
                 let keys = write.claims().map(|(key, _)| key).chain(left);
+                let related = written.related.iter().flat_map(Related::keys);
+                claims.extend(related.map(|key| Claim {
+                    transaction,
+                    change,
+                    key,
+                    seen: read.seen.position,
+                }));
                 claims.extend(keys.map(|key| Claim {
                     transaction,
                     change,
@@ -142,8 +150,20 @@ impl World {
                 show(&self.servers[node].rows)
             )));
         }
+        self.every_child_has_its_parent(node)?;
         self.interlude(node, engine, &locked)?;
         Ok(true)
+    }
+
+    /// What the apply asks the server in front of a commit.
+    fn every_child_has_its_parent(&self, node: usize) -> Result<(), Interrupt> {
+        match self.servers[node].orphan() {
+            None => Ok(()),
+            Some(orphan) => Err(Interrupt::Broken(format!(
+                "node {node} holds the child {orphan:?} without its parent; rows {}",
+                show(&self.servers[node].rows)
+            ))),
+        }
     }
 
     fn careful(
@@ -215,14 +235,15 @@ impl World {
         for read in reads {
             let mut merged = self.merging(node).entries(read, false).into_iter();
             for change in changes(read) {
-                for write in &change.writes {
+                for place in 0..change.writes.len() {
                     entries.extend(merged.next().map(|(key, entry, _)| (key, entry)));
                     let conflict =
-                        self.settle_write(node, engine, read, change, write, &entries, undo)?;
+                        self.settle_write(node, engine, read, change, place, &entries, undo)?;
                     settled.extend(conflict.map(|conflict| (read.logged.end, conflict)));
                 }
             }
         }
+        self.every_child_has_its_parent(node)?;
         self.interlude(node, engine, &locked)?;
         Ok((settled, entries))
     }
@@ -234,10 +255,11 @@ impl World {
         engine: &Engine,
         read: &Read,
         change: &Change,
-        write: &RowWrite,
+        place: usize,
         entries: &[(KeyHash, Entry)],
         undo: &mut Undo,
     ) -> Result<Option<Conflict>, Interrupt> {
+        let (write, related) = (&change.writes[place], &change.related[place]);
         let image: &Row = match write {
             RowWrite::Delete { .. } => change.before(),
             RowWrite::Insert { .. } | RowWrite::Update { .. } => change.after(),
@@ -254,6 +276,25 @@ impl World {
         let mut resolution = resolve(&arrival, |key| {
             engine.window.concurrent_write(key, read.seen.position)
         });
+        let meets = |key: &KeyHash| {
+            let local = engine.window.concurrent_write(*key, read.seen.position);
+            local.is_some()
+        };
+        if related.after.iter().any(meets) {
+            if self.mutation != Some(Mutation::OrphansStand) {
+                resolution = orphaned(resolution);
+            }
+        } else if !arrival.present && related.before.iter().any(meets) {
+            resolution = without_its_row(resolution, write);
+        }
+        if related.referred.as_ref().is_some_and(meets)
+            && self.mutation != Some(Mutation::ChildrenStay)
+        {
+            let server = &mut self.servers[node];
+            for child in server.children_of(key) {
+                server.set(child, None, undo);
+            }
+        }
         let conflict = match resolution.finding {
             Finding::Quiet => None,
             Finding::Conflict(conflict) => Some(conflict),
@@ -363,4 +404,4 @@ impl World {
 }
 
 /// Number of kinds, for counting them.
-pub(crate) const KINDS: usize = ConflictKind::MultipleUniqueConflicts as usize + 1;
+pub(crate) const KINDS: usize = ConflictKind::ForeignKey as usize + 1;

@@ -12,11 +12,26 @@ use twinlog_engine::row::{Row, RowChange};
 use twinlog_engine::transaction::Seen;
 
 use super::engine::Reader;
-use super::server::{Body, Change, key_of};
+use super::server::{Body, Change, is_child, key_of, parent_of};
 use super::world::{World, show};
 
 /// Where a write stands in the total order.
 type Rank = (u64, u8, u64, usize);
+
+/// Where a write stands in the two logs.
+#[derive(Clone, Copy)]
+struct Place {
+    node: usize,
+    end: LogPos,
+    seen: LogPos,
+}
+
+impl Place {
+    /// Whether neither saw the other.
+    fn concurrent(&self, other: &Place) -> bool {
+        self.node != other.node && self.end > other.seen && other.end > self.seen
+    }
+}
 
 impl World {
     pub(crate) fn check(&self) -> Result<(), String> {
@@ -114,6 +129,9 @@ impl World {
     /// engines' incremental work is measured against.
     fn standing(&self) -> Result<BTreeMap<i64, Row>, String> {
         let mut writes: Vec<(Rank, &Change, &RowWrite)> = Vec::new();
+        let mut places: BTreeMap<Rank, Place> = BTreeMap::new();
+        // Every delete of a parent, whether it stands or not.
+        let mut tombstones: Vec<(i64, Place)> = Vec::new();
         for node in 0..2 {
             let log = &self.servers[node].log;
             let mut reader = Reader::at(log, LogPos::new(0, 0), 0, Seen::default());
@@ -144,6 +162,16 @@ impl World {
                         _ => (read.effective, first, 0, place),
                     };
                     writes.push((rank, write.0, write.1));
+                    let logged = Place {
+                        node,
+                        end: read.logged.end,
+                        seen: read.seen.position,
+                    };
+                    places.insert(rank, logged);
+                    let gone = write.0.before().filter(|row| !is_child(row));
+                    if let (RowWrite::Delete { .. }, Some(gone)) = (write.1, gone) {
+                        tombstones.push((key_of(gone), logged));
+                    }
                 }
             }
         }
@@ -158,7 +186,7 @@ impl World {
             .map(|row| {
                 let after = row.clone();
                 let insert = RowChange::Insert { after };
-                Change::new(insert, &self.keys)
+                Change::new(insert, &self.tables)
             })
             .collect();
         // What the writes of each row come to, in that order.
@@ -187,8 +215,13 @@ impl World {
                 rows.insert(key_of(row), row.clone());
             }
         }
-        for (number, (_, _, write)) in writes.iter().enumerate() {
-            let stands = !matches!(write, RowWrite::Delete { .. })
+        for (number, (rank, change, write)) in writes.iter().enumerate() {
+            let orphaned = change.after().and_then(parent_of).is_some_and(|parent| {
+                let mut gone = tombstones.iter().filter(|(key, _)| *key == parent);
+                gone.any(|(_, gone)| places[rank].concurrent(gone))
+            });
+            let stands = !orphaned
+                && !matches!(write, RowWrite::Delete { .. })
                 && write
                     .claims()
                     .all(|(key, _)| owners.get(&key) == Some(&number));

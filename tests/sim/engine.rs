@@ -178,6 +178,8 @@ impl Engine {
             }
             claims.extend(write.claims());
         }
+        let beside = changes.iter().flat_map(|change| &change.claimed);
+        claims.extend(beside.flatten().copied());
         if mutation == Some(Mutation::NoTombstones) {
             claims.retain(|(_, kind)| *kind != ClaimKind::Tombstone);
         }

@@ -154,3 +154,13 @@ fn finds_histories_that_are_not_read_again() {
 fn finds_merged_writes_left_out_of_the_history() {
     finds(Mutation::NoHistory, "INV-CONVERGE", 5000);
 }
+
+#[test]
+fn finds_children_written_though_their_parent_was_deleted() {
+    finds(Mutation::OrphansStand, "without its parent", 500);
+}
+
+#[test]
+fn finds_parents_deleted_under_their_children() {
+    finds(Mutation::ChildrenStay, "without its parent", 500);
+}

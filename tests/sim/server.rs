@@ -1,17 +1,20 @@
-//! A model of one server: a table with a row key and unique keys, row locks, a wall clock that
-//! jumps, and a log. It knows nothing of replication but the marker row.
+//! A model of one server: a table with a row key and unique keys, in some worlds a second one that
+//! refers to it, row locks, a wall clock that jumps, and a log. It knows nothing of replication but
+//! the marker row.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use twinlog_engine::conflict::claim::RowWrite;
+use twinlog_engine::conflict::claim::{ClaimKind, RowWrite};
 use twinlog_engine::conflict::collation::Weights;
+use twinlog_engine::conflict::family::{Dependent, Family, Reference, Related};
 use twinlog_engine::conflict::history::{Kept, Unkept};
 use twinlog_engine::conflict::key::{KeyHash, image_keys};
 use twinlog_engine::position::LogPos;
 use twinlog_engine::position::marker::Marker;
 use twinlog_engine::row::{Row, RowChange, Value};
-use twinlog_engine::schema::{ColumnSchema, TableSchema, UniqueKey};
+use twinlog_engine::schema::{ColumnSchema, ForeignKey, TableSchema, UniqueKey};
 
 /// Columns: the row key, two that may be unique, and one that never is.
 const UNIQUE_COLUMNS: [usize; 2] = [1, 2];
@@ -21,14 +24,32 @@ pub(crate) const PAYLOAD: usize = 3;
 pub(crate) const TOTAL: usize = 4;
 pub(crate) const PEAK: usize = 5;
 
-/// A value of a key: (0, row key) or (column, unique value).
+/// Row keys of the second table begin behind this. Its rows hold the row key of their parent in the
+/// first unique column, which is not unique there.
+pub(crate) const CHILDREN: i64 = 100;
+const PARENT: usize = 1;
+
+/// A value of a key: (0, row key), (column, unique value) or ([`REFERENCE`], row key of a parent that
+/// must stay).
 pub(crate) type Lock = (usize, i64);
+pub(crate) const REFERENCE: usize = 9;
 
 /// A row change with its keys as the engine hashes them.
 #[derive(Debug)]
 pub(crate) struct Change {
     pub(crate) change: RowChange,
     pub(crate) writes: Vec<RowWrite>,
+    /// Of each write: what it claims beside its keys.
+    pub(crate) claimed: Vec<Vec<(KeyHash, ClaimKind)>>,
+    /// Of each write: the keys by which it meets writes of the other table.
+    pub(crate) related: Vec<Related>,
+}
+
+/// The tables with their foreign key.
+#[derive(Debug)]
+pub(crate) struct Tables {
+    table: [TableSchema; 2],
+    family: [Family; 2],
 }
 
 /// What a transaction in the log is.
@@ -84,6 +105,15 @@ pub(crate) fn key_of(row: &Row) -> i64 {
     number(row, 0).unwrap_or(0)
 }
 
+pub(crate) fn is_child(row: &Row) -> bool {
+    key_of(row) > CHILDREN
+}
+
+/// Row key of the row's parent, where it is a child that has one.
+pub(crate) fn parent_of(row: &Row) -> Option<i64> {
+    number(row, PARENT).filter(|_| is_child(row))
+}
+
 pub(crate) fn row(key: i64, unique: [Option<i64>; 2], payload: i64) -> Row {
     let value = |value: Option<i64>| value.map_or(Value::Null, Value::Int);
     Box::new([
@@ -133,15 +163,77 @@ pub(crate) fn schema(unique_keys: usize) -> TableSchema {
     }
 }
 
-impl Change {
-    pub(crate) fn new(change: RowChange, schema: &TableSchema) -> Self {
-        let writes = RowWrite::of(&change, |row| {
-            image_keys(schema, |column| row.get(column), &Weights::default())
-        });
+impl Tables {
+    /// Of a world with so many unique keys.
+    pub(crate) fn new(unique_keys: usize) -> Self {
+        let parent = schema(unique_keys);
+        let child = TableSchema {
+            name: "c".into(),
+            ..schema(0)
+        };
+        let name = |table: &TableSchema| (table.database.clone(), table.name.clone());
+        let key = ForeignKey {
+            name: "refers".into(),
+            child: name(&child),
+            parent: name(&parent),
+            on_delete: "CASCADE".into(),
+            columns: vec![(COLUMNS[PARENT].into(), COLUMNS[0].into())],
+        };
+        let dependent = Dependent {
+            key: key.clone(),
+            child: Arc::new(child.clone()),
+        };
+        let reference = Reference {
+            key,
+            parent: Arc::new(parent.clone()),
+            columns: vec![PARENT],
+        };
         Self {
-            writes: writes.collect(),
-            change,
+            table: [parent, child],
+            family: [
+                Family {
+                    references: Vec::new(),
+                    dependents: vec![dependent],
+                },
+                Family {
+                    references: vec![reference],
+                    dependents: Vec::new(),
+                },
+            ],
         }
+    }
+}
+
+impl Change {
+    pub(crate) fn new(change: RowChange, tables: &Tables) -> Self {
+        let mut built = Self {
+            change,
+            writes: Vec::new(),
+            claimed: Vec::new(),
+            related: Vec::new(),
+        };
+        let (before, after) = (built.before(), built.after());
+        let which = usize::from(before.or(after).is_some_and(is_child));
+        let (schema, family) = (&tables.table[which], &tables.family[which]);
+        let weights = Weights::default();
+        let writes: Vec<RowWrite> = RowWrite::of(&built.change, |row| {
+            image_keys(schema, |column| row.get(column), &weights)
+        })
+        .collect();
+        let of_before = |column: usize| before?.get(column);
+        let of_after = |column: usize| after?.get(column);
+        let claimed = writes
+            .iter()
+            .map(|write| family.claims(write, of_after, &weights))
+            .collect();
+        let related = writes
+            .iter()
+            .map(|write| family.meets(write, of_before, of_after, &weights))
+            .collect();
+        built.writes = writes;
+        built.claimed = claimed;
+        built.related = related;
+        built
     }
 
     pub(crate) fn before(&self) -> Option<&Row> {
@@ -228,10 +320,26 @@ impl Server {
 
     pub(crate) fn key_values(&self, image: &Row) -> Vec<Lock> {
         let unique = &UNIQUE_COLUMNS[..self.unique_keys];
-        std::iter::once(0)
+        let values = std::iter::once(0)
             .chain(unique.iter().copied())
-            .filter_map(|column| Some((column, number(image, column)?)))
-            .collect()
+            .filter_map(|column| Some((column, number(image, column)?)));
+        let parent = parent_of(image).map(|parent| (REFERENCE, parent));
+        values.chain(parent).collect()
+    }
+
+    /// Row keys of the children of a row.
+    pub(crate) fn children_of(&self, parent: i64) -> Vec<i64> {
+        let children = self
+            .rows
+            .range(CHILDREN..)
+            .filter(|(_, row)| parent_of(row) == Some(parent));
+        children.map(|(key, _)| *key).collect()
+    }
+
+    /// A child whose parent is not there.
+    pub(crate) fn orphan(&self) -> Option<&Row> {
+        let mut children = self.rows.range(CHILDREN..).map(|(_, row)| row);
+        children.find(|row| parent_of(row).is_some_and(|parent| !self.rows.contains_key(&parent)))
     }
 
     /// Writes or removes the row at a key.

@@ -12,13 +12,13 @@ use twinlog_engine::position::reconcile::reconcile;
 use twinlog_engine::position::store::LinkRecord;
 use twinlog_engine::position::{LogName, LogPos};
 use twinlog_engine::row::{Row, RowChange, Value};
-use twinlog_engine::schema::TableSchema;
 
 use super::apply::KINDS;
 use super::engine::{Engine, Merging};
 use super::random::Random;
 use super::server::{
-    Body, Change, Lock, PAYLOAD, PEAK, Server, TOTAL, Undo, key_of, number, row, schema,
+    Body, CHILDREN, Change, Lock, PAYLOAD, PEAK, REFERENCE, Server, TOTAL, Tables, Undo, is_child,
+    key_of, number, parent_of, row,
 };
 
 /// Something broken on purpose, to see that the simulator finds it.
@@ -44,6 +44,10 @@ pub(crate) enum Mutation {
     HistoriesForgotten,
     /// A merged write that was applied is not put into its row's history.
     NoHistory,
+    /// A child whose parent was deleted here is written all the same.
+    OrphansStand,
+    /// A parent's delete that arrives leaves alone the children that were written here.
+    ChildrenStay,
     /// A write of the peer is acknowledged when it is read instead of when the peer has it.
     EarlyAcknowledgement,
 }
@@ -106,7 +110,9 @@ pub(crate) struct World {
     pub(crate) first: usize,
     /// How columns are merged; empty where rows go as a whole.
     pub(crate) rules: Vec<ColumnRule>,
-    pub(crate) keys: TableSchema,
+    pub(crate) tables: Tables,
+    /// Whether the second table is in use.
+    pub(crate) children: bool,
     pub(crate) servers: [Server; 2],
     pub(crate) initial: BTreeMap<i64, Row>,
     engines: [Option<Engine>; 2],
@@ -153,7 +159,7 @@ fn first_marker(origin: usize) -> Marker {
 impl World {
     pub(crate) fn new(seed: u64, mutation: Option<Mutation>) -> Self {
         let mut random = Random::new(seed);
-        let unique_keys = random.below(3);
+        let mut unique_keys = random.below(3);
         let traits = Traits {
             rows: 2 + random.below(4),
             values: 2 + random.below(4),
@@ -174,6 +180,12 @@ impl World {
         } else {
             Vec::new()
         };
+        // A parent that went because it lost a unique value is none of the foreign keys that the
+        // engine settles.
+        let children = rules.is_empty() && random.percent(35);
+        if children {
+            unique_keys = 0;
+        }
         let hashed = match mutation {
             Some(Mutation::NoUniqueKeys) => 0,
             _ => unique_keys,
@@ -184,6 +196,10 @@ impl World {
                 initial.insert(key, row(key, [Some(key), Some(key)], 0));
             }
         }
+        if children && initial.contains_key(&1) && random.percent(60) {
+            let child = row(CHILDREN + 1, [Some(1), None], 0);
+            initial.insert(key_of(&child), child);
+        }
         let first = random.below(2);
         Self {
             servers: [0, 1]
@@ -193,7 +209,8 @@ impl World {
             policy,
             first,
             rules,
-            keys: schema(hashed),
+            tables: Tables::new(hashed),
+            children,
             initial,
             engines: [None, None],
             stores: [Vec::new(), Vec::new()],
@@ -318,7 +335,7 @@ impl World {
         }
         let changes: Vec<Change> = changes
             .into_iter()
-            .map(|change| Change::new(change, &self.keys))
+            .map(|change| Change::new(change, &self.tables))
             .collect();
         self.tally.transactions += 1;
         self.commit(node, Body::Local(changes));
@@ -333,6 +350,10 @@ impl World {
         undo: &mut Undo,
     ) {
         self.payload += 1;
+        if self.children && self.random.percent(50) {
+            self.propose_child(node, locked, changes, undo);
+            return;
+        }
         let key = 1 + self.random.below(self.traits.rows) as i64;
         let payload = self.payload;
         let old = self.servers[node].rows.get(&key).cloned();
@@ -347,7 +368,10 @@ impl World {
         let unique = [number(&old, 1), number(&old, 2)];
         match self.random.below(10) {
             0 | 1 => {
-                propose(self, Some(old), None);
+                if !self.cascade(node, locked, key, changes, undo) {
+                    return;
+                }
+                self.write_row(node, locked, Some(old), None, changes, undo);
             }
             2 | 3 => {
                 propose(self, Some(old), Some(row(key, unique, payload)));
@@ -379,6 +403,58 @@ impl World {
         }
     }
 
+    /// Likewise of a child.
+    fn propose_child(
+        &mut self,
+        node: usize,
+        locked: &[Lock],
+        changes: &mut Vec<RowChange>,
+        undo: &mut Undo,
+    ) {
+        let payload = self.payload;
+        let key = CHILDREN + 1 + self.random.below(self.traits.rows) as i64;
+        let other = CHILDREN + 1 + self.random.below(self.traits.rows) as i64;
+        let parent = self.random.below(self.traits.rows + 1) as i64;
+        let parent = (parent > 0).then_some(parent);
+        let old = self.servers[node].rows.get(&key).cloned();
+        let same = old.as_ref().and_then(parent_of);
+        let after = match (&old, self.random.below(10)) {
+            (None, _) | (_, 0..=2) => Some(row(key, [parent, None], payload)),
+            (_, 3..=5) => Some(row(key, [same, None], payload)),
+            (_, 6 | 7) => Some(row(other, [same, None], payload)),
+            _ => None,
+        };
+        self.write_row(node, locked, old, after, changes, undo);
+    }
+
+    /// What the server does with the children of a row that goes: removes them, or refuses.
+    fn cascade(
+        &mut self,
+        node: usize,
+        locked: &[Lock],
+        parent: i64,
+        changes: &mut Vec<RowChange>,
+        undo: &mut Undo,
+    ) -> bool {
+        let server = &self.servers[node];
+        let children = server.children_of(parent);
+        let is_locked = |key: &i64| locked.contains(&(0, *key));
+        if children.iter().any(is_locked)
+            || is_locked(&parent)
+            || locked.contains(&(REFERENCE, parent))
+        {
+            return false;
+        }
+        if !children.is_empty() && self.random.percent(30) {
+            return false;
+        }
+        for child in children {
+            let child = self.servers[node].rows.get(&child).cloned();
+            self.write_row(node, locked, child, None, changes, undo);
+        }
+        true
+    }
+
     fn some_value(&mut self) -> Option<i64> {
         let value = self.random.below(self.traits.values + 1) as i64;
         (value > 0).then_some(value)
@@ -393,16 +469,20 @@ impl World {
         changes: &mut Vec<RowChange>,
         undo: &mut Undo,
     ) -> bool {
-        let server = &mut self.servers[node];
+        let server = &self.servers[node];
         // As it is by now: an earlier change of the transaction may have merged columns.
         let before = before.map(|row| server.rows.get(&key_of(&row)).cloned().unwrap_or(row));
         let is_locked = |image: &Option<Row>| {
             image.as_ref().is_some_and(|image| {
                 let mut values = server.key_values(image).into_iter();
-                values.any(|value| locked.contains(&value))
+                // Two may refer to one parent.
+                values.any(|value| value.0 != REFERENCE && locked.contains(&value))
             })
         };
         if is_locked(&before) || is_locked(&after) {
+            return false;
+        }
+        if !self.refers_well(node, locked, &before, &after) {
             return false;
         }
         let key_stays = match (&before, &after) {
@@ -436,6 +516,33 @@ impl World {
             (None, None) => return false,
         });
         true
+    }
+
+    /// Whether the server's foreign key allows a client's write.
+    fn refers_well(
+        &self,
+        node: usize,
+        locked: &[Lock],
+        before: &Option<Row>,
+        after: &Option<Row>,
+    ) -> bool {
+        let server = &self.servers[node];
+        let was = before.as_ref().and_then(parent_of);
+        if let Some(parent) = after.as_ref().and_then(parent_of)
+            && was != Some(parent)
+            && (!server.rows.contains_key(&parent) || locked.contains(&(0, parent)))
+        {
+            return false;
+        }
+        // A row that goes, or gets another key, may have no children.
+        let goes = before
+            .as_ref()
+            .filter(|before| !is_child(before))
+            .map(key_of);
+        goes.is_none_or(|key| {
+            after.as_ref().map(key_of) == Some(key)
+                || (server.children_of(key).is_empty() && !locked.contains(&(REFERENCE, key)))
+        })
     }
 
     /// What a client writes into the columns that are merged.
