@@ -7,6 +7,7 @@
 
 mod apply;
 mod check;
+mod clients;
 mod engine;
 mod random;
 mod server;
