@@ -250,6 +250,14 @@ fn spawn(
     })
 }
 
+/// Place of a node in the order of nodes, from 0.
+pub(crate) fn place(config: &Config, node: &str) -> u8 {
+    let place = config.nodes.iter().position(|known| known.name == node);
+    place
+        .and_then(|place| u8::try_from(place).ok())
+        .unwrap_or(u8::MAX)
+}
+
 /// Rank of a node's writes among those of the same time: the node that stands first is higher.
 pub(crate) fn rank(config: &Config, node: &str) -> u8 {
     u8::from(config.nodes.first().is_some_and(|first| first.name == node))

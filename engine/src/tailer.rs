@@ -249,15 +249,19 @@ impl Tailer {
                 change: number,
             };
             number += 1;
-            let origin = history::Origin::Local(local.end);
+            let origin = history::Origin::local(local.end);
             let entry = Entry {
                 order,
                 origin,
                 write,
             };
             if !rules.is_empty() {
-                let histories = self.window.histories();
-                histories.record(key, entry, before.as_ref(), &rules);
+                let before = history::Before {
+                    row: before,
+                    // What was applied in front of it is never applied again.
+                    seen: Vec::new(),
+                };
+                self.window.histories().record(key, entry, &before, &rules);
             }
         }
         number

@@ -1,23 +1,23 @@
 //! Apply transactions as the engine makes them: the ordinary one, which writes and then asks whether
 //! it met anybody, and the careful one, which locks, asks, and settles write by write.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use twinlog_engine::conflict::claim::RowWrite;
 use twinlog_engine::conflict::detect::{Claim, first_meeting};
 use twinlog_engine::conflict::family::Related;
 use twinlog_engine::conflict::history::{Entry, merged};
 use twinlog_engine::conflict::key::KeyHash;
-use twinlog_engine::conflict::policy::Winner;
+use twinlog_engine::conflict::policy::{Standing, Winner};
 use twinlog_engine::conflict::resolve::{
-    Arrival, Conflict, ConflictKind, Finding, RowAction, orphaned, resolve, without_its_row,
+    Arrival, Conflict, ConflictKind, Finding, Rival, RowAction, orphaned, resolve, without_its_row,
 };
 use twinlog_engine::position::LogPos;
 use twinlog_engine::position::marker::Marker;
 use twinlog_engine::row::Row;
 
 use super::engine::{Engine, Read};
-use super::server::{Body, Change, Lock, Undo, key_of};
+use super::server::{Body, Change, Lock, Mark, Undo, key_of};
 use super::world::{Interrupt, Mutation, World, show};
 
 /// What a careful transaction settled, and its writes for the histories.
@@ -26,12 +26,12 @@ type Written = (Vec<(LogPos, Conflict)>, Vec<(KeyHash, Entry)>);
 fn changes(read: &Read) -> &[Change] {
     match &read.logged.body {
         Body::Local(changes) => changes,
-        Body::LeftOut | Body::Applied(_) => &[],
+        Body::LeftOut | Body::Applied(..) => &[],
     }
 }
 
-/// Every key that the transactions claim or leave.
-fn claims(reads: &[Read], merging: bool) -> Vec<Claim> {
+/// Every key that the transactions claim or leave, with what they had seen of a node.
+fn claims(reads: &[Read], of: usize, merging: bool) -> Vec<Claim> {
     let mut claims = Vec::new();
     for (transaction, read) in reads.iter().enumerate() {
         for (change, written) in changes(read).iter().enumerate() {
@@ -43,7 +43,7 @@ fn claims(reads: &[Read], merging: bool) -> Vec<Claim> {
                     transaction,
                     change,
                     key,
-                    seen: read.seen.position,
+                    seen: read.seen[of].position,
                 }));
                 claims.extend(keys.map(|key| Claim {
                     transaction,
@@ -53,7 +53,7 @@ fn claims(reads: &[Read], merging: bool) -> Vec<Claim> {
                     seen: if merging {
                         LogPos::default()
                     } else {
-                        read.seen.position
+                        read.seen[of].position
                     },
                 }));
             }
@@ -66,23 +66,23 @@ impl World {
     /// Applies transactions, in as many commits as it takes.
     pub(crate) fn apply(
         &mut self,
-        node: usize,
+        [node, origin]: [usize; 2],
         engine: &mut Engine,
         reads: &[Read],
     ) -> Result<(), Interrupt> {
         if reads.is_empty() {
             return Ok(());
         }
-        if !self.some(10) && self.ordinary(node, engine, reads)? {
+        if !self.some(10) && self.ordinary([node, origin], engine, reads)? {
             return Ok(());
         }
         if self.some(50) {
-            return self.careful(node, engine, reads);
+            return self.careful([node, origin], engine, reads);
         }
         for read in reads {
             let one = std::slice::from_ref(read);
-            if !self.some(50) || !self.ordinary(node, engine, one)? {
-                self.careful(node, engine, one)?;
+            if !self.some(50) || !self.ordinary([node, origin], engine, one)? {
+                self.careful([node, origin], engine, one)?;
             }
         }
         Ok(())
@@ -91,30 +91,28 @@ impl World {
     /// `false` where it had to be rolled back.
     fn ordinary(
         &mut self,
-        node: usize,
+        [node, origin]: [usize; 2],
         engine: &mut Engine,
         reads: &[Read],
     ) -> Result<bool, Interrupt> {
-        let claims = claims(reads, !self.rules.is_empty());
-        if first_meeting(&claims, &engine.window).is_some() {
+        if self.meets(origin, engine, reads) {
             return Ok(false);
         }
         let mut undo = Undo::default();
-        let written = self.write_ordinary(node, engine, reads, &claims, &mut undo);
+        let written = self.write_ordinary([node, origin], engine, reads, &mut undo);
         if !matches!(written, Ok(true)) {
             self.servers[node].roll_back(undo);
             return written;
         }
-        self.commit_group(node, reads);
+        self.commit_group([node, origin], engine, reads);
         Ok(true)
     }
 
     fn write_ordinary(
         &mut self,
-        node: usize,
+        [node, origin]: [usize; 2],
         engine: &mut Engine,
         reads: &[Read],
-        claims: &[Claim],
         undo: &mut Undo,
     ) -> Result<bool, Interrupt> {
         let mut locked: Vec<Lock> = Vec::new();
@@ -140,7 +138,7 @@ impl World {
         if self.mutation != Some(Mutation::NoGuard) {
             self.tail_on(node, engine, usize::MAX)?;
         }
-        if first_meeting(claims, &engine.window).is_some() {
+        if self.meets(origin, engine, reads) {
             return Ok(false);
         }
         // Exact detection: what meets no concurrent claim fits as it is, to the last value.
@@ -153,6 +151,16 @@ impl World {
         self.every_child_has_its_parent(node)?;
         self.interlude(node, engine, &locked)?;
         Ok(true)
+    }
+
+    /// Whether the transactions meet a write of another node, or of this one's clients, that they had
+    /// not seen.
+    fn meets(&self, origin: usize, engine: &Engine, reads: &[Read]) -> bool {
+        let mut others = (0..self.nodes).filter(|of| *of != origin);
+        others.any(|of| {
+            let claims = claims(reads, of, !self.rules.is_empty());
+            first_meeting(&claims, &engine.windows[of]).is_some()
+        })
     }
 
     /// What the apply asks the server in front of a commit.
@@ -168,18 +176,18 @@ impl World {
 
     fn careful(
         &mut self,
-        node: usize,
+        [node, origin]: [usize; 2],
         engine: &mut Engine,
         reads: &[Read],
     ) -> Result<(), Interrupt> {
         let mut undo = Undo::default();
-        match self.write_careful(node, engine, reads, &mut undo) {
+        match self.write_careful([node, origin], engine, reads, &mut undo) {
             Ok((settled, entries)) => {
                 for (end, conflict) in &settled {
-                    self.note(node, *end, conflict)?;
+                    self.note([node, origin], *end, conflict)?;
                 }
-                self.commit_group(node, reads);
-                let histories = engine.window.histories();
+                self.commit_group([node, origin], engine, reads);
+                let histories = engine.windows[node].histories();
                 let mut kept = Vec::new();
                 for (key, _) in &entries {
                     let of_row = entries.iter().filter(|(other, _)| other == key);
@@ -190,7 +198,8 @@ impl World {
                         kept.push((*key, orders.collect::<Vec<_>>()));
                     }
                 }
-                if self.mutation != Some(Mutation::NoHistory) {
+                // With three nodes the commit has put them in.
+                if self.nodes == 2 && self.mutation != Some(Mutation::NoHistory) {
                     for (key, entry) in entries {
                         histories.applied(key, entry);
                     }
@@ -209,7 +218,7 @@ impl World {
 
     fn write_careful(
         &mut self,
-        node: usize,
+        [node, origin]: [usize; 2],
         engine: &mut Engine,
         reads: &[Read],
         undo: &mut Undo,
@@ -233,29 +242,29 @@ impl World {
         let mut settled = Vec::new();
         let mut entries: Vec<(KeyHash, Entry)> = Vec::new();
         for read in reads {
-            let mut merged = self.merging(node).entries(read, false).into_iter();
+            let mut merged = engine.parts(origin, read).into_iter();
             for change in changes(read) {
                 for place in 0..change.writes.len() {
                     entries.extend(merged.next().map(|(key, entry, _)| (key, entry)));
+                    let of_write = (read, change, place);
                     let conflict =
-                        self.settle_write(node, engine, read, change, place, &entries, undo)?;
+                        self.settle_write([node, origin], engine, of_write, &entries, undo)?;
                     settled.extend(conflict.map(|conflict| (read.logged.end, conflict)));
                 }
             }
         }
         self.every_child_has_its_parent(node)?;
+        // What was written is locked too: children go with their parent.
+        locked.extend(undo.written().map(|key| (0, key)));
         self.interlude(node, engine, &locked)?;
         Ok((settled, entries))
     }
 
-    #[allow(clippy::too_many_arguments, reason = "each is something else")]
     fn settle_write(
         &mut self,
-        node: usize,
+        [node, origin]: [usize; 2],
         engine: &Engine,
-        read: &Read,
-        change: &Change,
-        place: usize,
+        (read, change, place): (&Read, &Change, usize),
         entries: &[(KeyHash, Entry)],
         undo: &mut Undo,
     ) -> Result<Option<Conflict>, Interrupt> {
@@ -266,20 +275,40 @@ impl World {
         }
         .ok_or_else(|| "a write without its image".to_owned())?;
         let key = key_of(image);
+        let pairwise = self.mutation == Some(Mutation::PairwisePriority);
+        let in_front = match pairwise {
+            true => Vec::new(),
+            false => self.places.in_front(origin, &read.seen),
+        };
         let arrival = Arrival {
             write,
-            effective: read.effective,
+            standing: Standing {
+                effective: read.effective,
+                place: self.places.of[origin],
+                seen: &in_front,
+            },
             present: self.servers[node].rows.contains_key(&key),
             policy: self.policy,
-            order: self.order(node),
         };
+        let thirds_count = self.mutation != Some(Mutation::ThirdNodesForgotten);
+        let rivals = |key: KeyHash| {
+            let others = (0..engine.windows.len())
+                .filter(move |of| *of != origin && (thirds_count || *of == node));
+            others.filter_map(move |of| {
+                let window = &engine.windows[of];
+                let claim = window.concurrent_write(key, read.seen[of].position)?;
+                Some((of, claim, window.seen_at(claim.position)))
+            })
+        };
+        let places = &self.places.of;
         let mut resolution = resolve(&arrival, |key| {
-            engine.window.concurrent_write(key, read.seen.position)
+            rivals(key).map(|(of, claim, seen)| Rival {
+                claim,
+                place: places[of],
+                seen: if pairwise { Arc::default() } else { seen },
+            })
         });
-        let meets = |key: &KeyHash| {
-            let local = engine.window.concurrent_write(*key, read.seen.position);
-            local.is_some()
-        };
+        let meets = |key: &KeyHash| rivals(*key).next().is_some();
         if related.after.iter().any(meets) {
             if self.mutation != Some(Mutation::OrphansStand) {
                 resolution = orphaned(resolution);
@@ -295,6 +324,18 @@ impl World {
                 server.set(child, None, undo);
             }
         }
+        self.tell(|| {
+            format!(
+                "node {node} settles {} of node {origin} at {}: {} {image:?}: {resolution:?}",
+                read.logged.end,
+                read.effective,
+                match write {
+                    RowWrite::Insert { .. } => "insert",
+                    RowWrite::Update { .. } => "update",
+                    RowWrite::Delete { .. } => "delete",
+                }
+            )
+        });
         let conflict = match resolution.finding {
             Finding::Quiet => None,
             Finding::Conflict(conflict) => Some(conflict),
@@ -329,7 +370,7 @@ impl World {
         {
             let of_row = entries.iter().filter(|(key, _)| *key == row_key);
             let of_row = of_row.map(|(_, entry)| entry);
-            if let Some(folded) = engine.window.histories().folded(row_key, of_row) {
+            if let Some(folded) = engine.windows[node].histories().folded(row_key, of_row) {
                 let folded = folded.map_err(|_| "a sum that does not fit".to_owned())?;
                 let (action, row) = merged(resolution.row, arrival.present, folded);
                 resolution.row = action;
@@ -361,45 +402,57 @@ impl World {
         Ok(conflict)
     }
 
-    /// Remembers who won, and sees whether the other node said the same.
-    fn note(&mut self, node: usize, end: LogPos, conflict: &Conflict) -> Result<(), Interrupt> {
+    /// Remembers who won, and sees whether the other nodes said the same.
+    fn note(
+        &mut self,
+        [node, origin]: [usize; 2],
+        end: LogPos,
+        conflict: &Conflict,
+    ) -> Result<(), Interrupt> {
         self.tally.conflicts += 1;
         self.tally.kinds[conflict.kind as usize] += 1;
         for met in &conflict.met {
-            let ends = match node {
-                0 => (met.local.position, end),
-                _ => (end, met.local.position),
-            };
+            let places = &self.places.of;
+            let rival = places.iter().position(|place| *place == met.place);
+            let rival = rival.ok_or_else(|| "a conflict with nobody".to_owned())?;
             let winner = match met.winner {
-                Winner::Local => node,
-                Winner::Remote => 1 - node,
+                Winner::Local => rival,
+                Winner::Remote => origin,
             };
-            self.journal[node].insert((met.key, end, met.local.position));
-            let before = self.verdicts.insert((met.key, ends.0, ends.1), winner);
+            let (mine, other) = ((origin, end), (rival, met.local.position));
+            self.journal[node].insert((met.key, mine, other));
+            let pair = (met.key, mine.min(other), mine.max(other));
+            let before = self.verdicts.insert(pair, winner);
             if before.is_some_and(|before| before != winner) {
                 return Err(Interrupt::Broken(format!(
-                    "the nodes disagree about who won between {} of a and {} of b",
-                    ends.0, ends.1
+                    "the nodes disagree about who won between {mine:?} and {other:?}"
                 )));
             }
         }
         Ok(())
     }
 
-    fn commit_group(&mut self, node: usize, reads: &[Read]) {
+    fn commit_group(&mut self, [node, origin]: [usize; 2], engine: &Engine, reads: &[Read]) {
         let Some(last) = reads.last() else { return };
-        let before = self.servers[node].marker.clone();
+        let before = self.servers[node].marks[origin].marker.clone();
         let marker = Marker {
             position: last.logged.end,
             clock: last.effective,
-            seen: before.seen.max(last.seen.position),
-            seen_clock: before.seen_clock.max(last.seen.clock),
+            seen: before.seen.max(last.seen[node].position),
+            seen_clock: before.seen_clock.max(last.seen[node].clock),
             transactions: before.transactions + reads.len() as u64,
             ..before
         };
-        let ends = reads.iter().map(|read| Rc::clone(&read.logged).end);
-        self.applied[node].extend(ends);
-        self.commit_marker(node, marker);
+        let ends = reads.iter().map(|read| read.logged.end);
+        self.applied[node][origin].extend(ends);
+        let seen = last.seen.to_vec();
+        self.commit_mark([node, origin], Mark { marker, seen });
+        // With two nodes nobody is left who could not have seen it.
+        if self.nodes > 2 {
+            for read in reads {
+                engine.remember(origin, read, self.mutation);
+            }
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What must hold when writes have stopped and the links have drained.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use twinlog_engine::conflict::claim::RowWrite;
 use twinlog_engine::conflict::history::writes_of;
@@ -9,57 +10,65 @@ use twinlog_engine::conflict::merge::step;
 use twinlog_engine::conflict::policy::Policy;
 use twinlog_engine::position::LogPos;
 use twinlog_engine::row::{Row, RowChange};
-use twinlog_engine::transaction::Seen;
 
-use super::engine::Reader;
-use super::server::{Body, Change, is_child, key_of, parent_of};
-use super::world::{World, show};
+use super::engine::{Read, Reader};
+use super::server::{Body, Change, Known, is_child, key_of, parent_of};
+use super::world::{Meeting, World, show};
 
-/// Where a write stands in the total order.
-type Rank = (u64, u8, u64, usize);
+/// Where a write stands in the total order: by its policy, then within its transaction.
+type Rank = (Vec<u64>, usize);
 
-/// Where a write stands in the two logs.
-#[derive(Clone, Copy)]
+/// Where a write stands in the logs.
+#[derive(Clone)]
 struct Place {
     node: usize,
     end: LogPos,
-    seen: LogPos,
+    /// What its transaction had seen of each node's log.
+    seen: Rc<Vec<Known>>,
+}
+
+fn claimed(changes: &[Change]) -> impl Iterator<Item = KeyHash> {
+    let writes = changes.iter().flat_map(|change| &change.writes);
+    writes.flat_map(RowWrite::claims).map(|(key, _)| key)
 }
 
 impl Place {
     /// Whether neither saw the other.
     fn concurrent(&self, other: &Place) -> bool {
-        self.node != other.node && self.end > other.seen && other.end > self.seen
+        self.node != other.node
+            && self.end > other.seen[self.node].position
+            && other.end > self.seen[other.node].position
     }
 }
 
 impl World {
     pub(crate) fn check(&self) -> Result<(), String> {
-        let [a, b] = &self.servers;
-        if a.rows != b.rows {
+        let rows = &self.servers[0].rows;
+        if self.servers.iter().any(|server| server.rows != *rows) {
+            let held = self.servers.iter().map(|server| show(&server.rows));
             return Err(format!(
-                "INV-CONVERGE: a {} b {}; the rule says {}",
-                show(&a.rows),
-                show(&b.rows),
+                "INV-CONVERGE: the nodes hold {}; the rule says {}",
+                held.collect::<Vec<_>>().join(" and "),
                 self.standing()
                     .map_or_else(|problem| problem, |rows| show(&rows)),
             ));
         }
-        for node in 0..2 {
-            let written: Vec<LogPos> = self.servers[1 - node]
-                .log
-                .iter()
-                .filter(|logged| matches!(logged.body, Body::Local(_)))
-                .map(|logged| logged.end)
-                .collect();
-            if written != self.applied[node] {
-                return Err(format!(
-                    "INV-ONCE, INV-PREFIX: node {node} applied {:?} of {written:?}",
-                    self.applied[node]
-                ));
+        for node in 0..self.nodes {
+            for origin in (0..self.nodes).filter(|origin| *origin != node) {
+                let log = self.servers[origin].log.iter();
+                let written: Vec<LogPos> = log
+                    .filter(|logged| matches!(logged.body, Body::Local(_)))
+                    .map(|logged| logged.end)
+                    .collect();
+                let applied = &self.applied[node][origin];
+                if written != *applied {
+                    return Err(format!(
+                        "INV-ONCE, INV-PREFIX: node {node} applied {applied:?} of {written:?}"
+                    ));
+                }
             }
         }
-        for node in 0..2 {
+        for node in 0..self.nodes {
             let met = self.concurrent_claims(node);
             if let Some(silent) = met.difference(&self.journal[node]).next() {
                 return Err(format!("INV-NO-SILENCE: node {node} never said {silent:?}"));
@@ -69,60 +78,74 @@ impl World {
             }
         }
         let standing = self.standing()?;
-        if standing != a.rows {
+        if standing != *rows {
             return Err(format!(
-                "both nodes hold {} and the rule says {}",
-                show(&a.rows),
+                "the nodes hold {} and the rule says {}",
+                show(rows),
                 show(&standing)
             ));
         }
         Ok(())
     }
 
-    /// Every foreign claim that was concurrent with a local one, with the last of these, by the
-    /// order of the two logs alone.
-    fn concurrent_claims(&self, node: usize) -> BTreeSet<(KeyHash, LogPos, LogPos)> {
+    /// Every claim that arrived at a node while it knew a concurrent one of the same key, with the last
+    /// of these of each other node; by the order of the logs alone.
+    fn concurrent_claims(&self, node: usize) -> BTreeSet<Meeting> {
         let mut met = BTreeSet::new();
-        let peer = &self.servers[1 - node].log;
-        let mut reader = Reader::at(peer, LogPos::new(0, 0), 0, Seen::default());
-        let mut last: BTreeMap<KeyHash, LogPos> = BTreeMap::new();
+        let mut readers: Vec<Reader> = self
+            .servers
+            .iter()
+            .map(|server| Reader::first(&server.log, self.nodes))
+            .collect();
+        let mut last: Vec<BTreeMap<KeyHash, LogPos>> = vec![BTreeMap::new(); self.nodes];
         for logged in &self.servers[node].log {
-            let marker = match &logged.body {
-                Body::Applied(marker) => marker,
+            let (origin, mark) = match &logged.body {
+                Body::Applied(origin, mark) => (*origin, mark),
                 Body::LeftOut => continue,
                 Body::Local(changes) => {
-                    let writes = changes.iter().flat_map(|change| &change.writes);
-                    last.extend(
-                        writes
-                            .flat_map(RowWrite::claims)
-                            .map(|(key, _)| (key, logged.end)),
-                    );
+                    last[node].extend(claimed(changes).map(|key| (key, logged.end)));
                     continue;
                 }
             };
-            while peer
+            let log = &self.servers[origin].log;
+            let reader = &mut readers[origin];
+            while log
                 .get(reader.next)
-                .is_some_and(|foreign| foreign.end <= marker.position)
+                .is_some_and(|foreign| foreign.end <= mark.marker.position)
             {
-                let Some(Some(read)) = reader.read(peer, self.mutation) else {
+                let Some(Some(read)) = reader.read(log, self.mutation) else {
                     continue;
                 };
                 let Body::Local(changes) = &read.logged.body else {
                     continue;
                 };
-                for (key, _) in changes
-                    .iter()
-                    .flat_map(|c| &c.writes)
-                    .flat_map(RowWrite::claims)
-                {
-                    if let Some(local) = last.get(&key).filter(|local| **local > read.seen.position)
-                    {
-                        met.insert((key, read.logged.end, *local));
+                let end = read.logged.end;
+                for (of, last) in last.iter().enumerate().filter(|(of, _)| *of != origin) {
+                    for key in claimed(changes) {
+                        let known = last.get(&key);
+                        if let Some(known) = known.filter(|at| **at > read.seen[of].position) {
+                            met.insert((key, (origin, end), (of, *known)));
+                        }
                     }
                 }
+                last[origin].extend(claimed(changes).map(|key| (key, end)));
             }
         }
         met
+    }
+
+    /// What places a transaction in the total order of the policy.
+    fn order_of(&self, node: usize, read: &Read) -> Vec<u64> {
+        let place = u64::from(self.places.of[node]);
+        if self.policy == Policy::LastWriteWins {
+            return vec![read.effective, 3 - place];
+        }
+        let mut last_of_each = vec![0; self.nodes];
+        for (of, known) in read.seen.iter().enumerate() {
+            last_of_each[usize::from(self.places.of[of])] = known.clock;
+        }
+        last_of_each[usize::from(self.places.of[node])] = read.effective;
+        last_of_each
     }
 
     /// The rows that stand by the rule, from the set of writes alone: the definition that the
@@ -132,9 +155,9 @@ impl World {
         let mut places: BTreeMap<Rank, Place> = BTreeMap::new();
         // Every delete of a parent, whether it stands or not.
         let mut tombstones: Vec<(i64, Place)> = Vec::new();
-        for node in 0..2 {
+        for node in 0..self.nodes {
             let log = &self.servers[node].log;
-            let mut reader = Reader::at(log, LogPos::new(0, 0), 0, Seen::default());
+            let mut reader = Reader::first(log, self.nodes);
             while let Some(read) = reader.read(log, self.mutation) {
                 let index = reader.next - 1;
                 let (Some(read), Body::Local(changes)) = (read, &log[index].body) else {
@@ -148,26 +171,20 @@ impl World {
                         read.effective
                     ));
                 }
-                let first = u8::from(node == self.first);
+                let by_policy = self.order_of(node, &read);
                 for (place, write) in changes
                     .iter()
                     .flat_map(|change| change.writes.iter().map(move |write| (change, write)))
                     .enumerate()
                 {
-                    let rank = match self.policy {
-                        Policy::NodePriority if first == 0 => {
-                            (read.seen.clock, 1, read.effective, place)
-                        }
-                        Policy::NodePriority => (read.effective, 0, 0, place),
-                        _ => (read.effective, first, 0, place),
-                    };
-                    writes.push((rank, write.0, write.1));
+                    let rank = (by_policy.clone(), place);
+                    writes.push((rank.clone(), write.0, write.1));
                     let logged = Place {
                         node,
                         end: read.logged.end,
-                        seen: read.seen.position,
+                        seen: Rc::clone(&read.seen),
                     };
-                    places.insert(rank, logged);
+                    places.insert(rank, logged.clone());
                     let gone = write.0.before().filter(|row| !is_child(row));
                     if let (RowWrite::Delete { .. }, Some(gone)) = (write.1, gone) {
                         tombstones.push((key_of(gone), logged));
@@ -175,7 +192,7 @@ impl World {
                 }
             }
         }
-        writes.sort_by_key(|(rank, _, _)| *rank);
+        writes.sort_by(|(one, ..), (other, ..)| one.cmp(other));
         let mut owners: BTreeMap<KeyHash, usize> = BTreeMap::new();
         for (number, (_, _, write)) in writes.iter().enumerate() {
             owners.extend(write.claims().map(|(key, _)| (key, number)));

@@ -2,11 +2,12 @@
 //! themselves (clock, window, reconcile) are the engine's own code; what stands here is the order in
 //! which `link`, `tailer` and `origin` call them.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use twinlog_engine::clock::Clock;
 use twinlog_engine::conflict::claim::ClaimKind;
-use twinlog_engine::conflict::history::{Entry, Order, Origin, writes_of};
+use twinlog_engine::conflict::history::{self, Before, Entry, Kept, Order, writes_of};
 use twinlog_engine::conflict::key::KeyHash;
 use twinlog_engine::conflict::rules::ColumnRule;
 use twinlog_engine::conflict::window::Window;
@@ -15,15 +16,19 @@ use twinlog_engine::position::reconcile::Resume;
 use twinlog_engine::row::Row;
 use twinlog_engine::transaction::Seen;
 
-use super::server::{Body, Logged};
+use super::server::{Body, Known, Logged};
 use super::world::Mutation;
 
 /// Reads one log as the loop filter does (`OriginFilter::judge`).
+#[derive(Clone)]
 pub(crate) struct Reader {
     /// Index of the next transaction.
     pub(crate) next: usize,
+    /// Everything in front of this was read.
+    pub(crate) position: LogPos,
     pub(crate) clock: Clock,
-    pub(crate) seen: Seen,
+    /// What the log's node knew of all nodes there, by node.
+    pub(crate) seen: Vec<Known>,
 }
 
 /// A client's transaction as read.
@@ -31,19 +36,29 @@ pub(crate) struct Reader {
 pub(crate) struct Read {
     pub(crate) logged: Rc<Logged>,
     pub(crate) effective: u64,
-    pub(crate) seen: Seen,
+    pub(crate) seen: Rc<Vec<Known>>,
 }
 
 impl Reader {
-    pub(crate) fn at(log: &[Rc<Logged>], position: LogPos, clock: u64, seen: Seen) -> Self {
+    pub(crate) fn at(log: &[Rc<Logged>], position: LogPos, clock: u64, seen: Vec<Known>) -> Self {
         Self {
             next: log.partition_point(|logged| logged.start < position),
+            position,
             clock: Clock::resume(clock),
             seen,
         }
     }
 
-    /// The next transaction, if there is one; `Some(None)` where it is not for the other node.
+    /// From the beginning, in a world of so many nodes.
+    pub(crate) fn first(log: &[Rc<Logged>], nodes: usize) -> Self {
+        let nothing = Known {
+            seen: vec![Seen::default(); nodes],
+            ..Known::default()
+        };
+        Self::at(log, LogPos::new(0, 0), 0, vec![nothing; nodes])
+    }
+
+    /// The next transaction, if there is one; `Some(None)` where it is not for other nodes.
     pub(crate) fn read(
         &mut self,
         log: &[Rc<Logged>],
@@ -51,13 +66,18 @@ impl Reader {
     ) -> Option<Option<Read>> {
         let logged = log.get(self.next)?;
         self.next += 1;
-        if let Body::Applied(marker) = &logged.body {
-            self.clock.observe(marker.clock);
-            if marker.position > self.seen.position {
-                self.seen = Seen {
-                    position: marker.position,
-                    clock: marker.clock,
-                };
+        self.position = logged.end;
+        if let Body::Applied(origin, mark) = &logged.body {
+            self.clock.observe(mark.marker.clock);
+            if mark.marker.position > self.seen[*origin].position {
+                self.seen[*origin] = mark.known();
+            }
+            // Whoever applied it had all that it had seen, also where no marker says so: what is left
+            // out by rule moves none.
+            for (known, theirs) in self.seen.iter_mut().zip(&mark.seen) {
+                if theirs.position > known.position {
+                    *known = theirs.clone();
+                }
             }
             return Some(None);
         }
@@ -71,7 +91,7 @@ impl Reader {
         Some(Some(Read {
             logged: Rc::clone(logged),
             effective,
-            seen: self.seen,
+            seen: Rc::new(self.seen.clone()),
         }))
     }
 }
@@ -81,62 +101,188 @@ impl Reader {
 pub(crate) struct Merging {
     /// By column; empty where rows are not merged.
     pub(crate) rules: Vec<ColumnRule>,
-    /// Rank of the writes of this node's clients, and of the peer's.
-    pub(crate) ranks: [u8; 2],
+    pub(crate) places: Places,
+    /// The node that keeps the histories.
+    pub(crate) node: usize,
 }
 
+/// A write for its row's history, and what it built on.
+pub(crate) type Part = (KeyHash, Entry, Before);
+
 impl Merging {
-    /// A transaction's writes as entries of histories.
-    pub(crate) fn entries(&self, read: &Read, local: bool) -> Vec<(KeyHash, Entry, Option<Row>)> {
+    fn log(&self, of: usize) -> history::Log {
+        if of == self.node {
+            history::Log::Own
+        } else {
+            history::Log::Of(self.places.of[of])
+        }
+    }
+
+    /// The writes of a transaction of `origin`.
+    pub(crate) fn parts(&self, origin: usize, read: &Read) -> Vec<Part> {
         let Body::Local(changes) = &read.logged.body else {
             return Vec::new();
         };
         if self.rules.is_empty() {
             return Vec::new();
         }
-        let (rank, origin) = if local {
-            (self.ranks[0], Origin::Local(read.logged.end))
-        } else {
-            (self.ranks[1], Origin::Foreign(read.logged.end))
-        };
-        let mut entries = Vec::new();
+        let seen: Vec<(history::Log, LogPos)> = (0..read.seen.len())
+            .filter(|of| *of != origin)
+            .map(|of| (self.log(of), read.seen[of].position))
+            .collect();
+        let mut parts = Vec::new();
         for change in changes {
-            for (key, write, before) in writes_of(&change.change, &change.writes, Row::clone) {
-                let order = Order {
-                    effective: read.effective,
-                    rank,
-                    change: entries.len() as u32,
-                };
+            for (key, write, row) in writes_of(&change.change, &change.writes, Row::clone) {
                 let entry = Entry {
-                    order,
-                    origin,
+                    order: Order {
+                        effective: read.effective,
+                        // The one that stands first is the highest.
+                        rank: u8::MAX - self.places.of[origin],
+                        change: parts.len() as u32,
+                    },
+                    origin: history::Origin {
+                        log: self.log(origin),
+                        end: read.logged.end,
+                    },
                     write,
                 };
-                entries.push((key, entry, before));
+                let seen = seen.clone();
+                parts.push((key, entry, Before { row, seen }));
             }
         }
-        entries
+        parts
+    }
+}
+
+/// Where the nodes stand in the order of nodes.
+#[derive(Debug, Clone)]
+pub(crate) struct Places {
+    /// Place of each node, from 0.
+    pub(crate) of: Vec<u8>,
+}
+
+impl Places {
+    /// What a transaction of `node` had seen of the nodes in front of it
+    /// ([`twinlog_engine::conflict::policy::Standing::seen`]).
+    pub(crate) fn in_front(&self, node: usize, seen: &[Known]) -> Vec<u64> {
+        let mut clocks = vec![0; usize::from(self.of[node])];
+        for (place, known) in self.of.iter().zip(seen) {
+            if let Some(clock) = clocks.get_mut(usize::from(*place)) {
+                *clock = known.clock;
+            }
+        }
+        clocks
     }
 }
 
 /// One running engine.
 pub(crate) struct Engine {
-    pub(crate) window: Window,
+    pub(crate) node: usize,
+    /// Its own node's claims, and with three nodes those of the others that it has applied.
+    pub(crate) windows: Vec<Window>,
     pub(crate) tailer: Reader,
-    pub(crate) link: Reader,
+    /// Readers of the others' logs; its own node's is never moved.
+    pub(crate) links: Vec<Reader>,
+    merging: Merging,
+}
+
+/// Where an engine begins, for each other node: the place in its log, and what it knew there.
+pub(crate) struct Start {
+    pub(crate) resume: Resume,
+    pub(crate) seen: Vec<Known>,
 }
 
 impl Engine {
-    pub(crate) fn start(resume: &Resume, own: &[Rc<Logged>], peer: &[Rc<Logged>]) -> Self {
-        let seen = Seen {
-            position: resume.seen,
-            clock: resume.seen_clock,
+    /// Begins where these starts (one for each node, none for its own) say. What of the others'
+    /// transactions was applied and a third node may not have seen is read again. Gives the effective
+    /// timestamps computed on the way, by log and index.
+    pub(crate) fn start(
+        node: usize,
+        starts: &[Option<Start>],
+        logs: &[&[Rc<Logged>]],
+        merging: Merging,
+        kept: &BTreeMap<KeyHash, Kept>,
+        mutation: Option<Mutation>,
+    ) -> (Self, Vec<(usize, usize, u64)>) {
+        let nodes = logs.len();
+        // What of a node's log all others have, those left out that have it anyway.
+        let had_by_all = |of: usize| {
+            let others = (0..nodes).filter(|other| *other != node && *other != of);
+            others
+                .filter_map(|other| Some(&starts[other].as_ref()?.seen[of]))
+                .min_by_key(|known| known.position)
         };
-        Self {
-            window: Window::new(resume.seen),
-            tailer: Reader::at(own, resume.seen, resume.seen_clock, Seen::default()),
-            link: Reader::at(peer, resume.position, resume.clock, seen),
+        let again = |of: usize| {
+            let known = had_by_all(of)?;
+            let seen = known.seen.iter().map(|seen| Known {
+                position: seen.position,
+                clock: seen.clock,
+                seen: vec![Seen::default(); nodes],
+            });
+            let seen = seen.collect();
+            Some(Reader::at(logs[of], known.position, known.clock, seen))
+        };
+        let link = |of: usize| match &starts[of] {
+            None => Reader::first(logs[of], nodes),
+            Some(start) => {
+                let resume = &start.resume;
+                Reader::at(logs[of], resume.position, resume.clock, start.seen.clone())
+            }
+        };
+        let tailer = again(node).unwrap_or_else(|| Reader::first(logs[node], nodes));
+        let mut engine = Self {
+            node,
+            windows: (0..nodes)
+                .map(|of| {
+                    let first = had_by_all(of).map(|known| known.position);
+                    Window::new(first.unwrap_or_default())
+                })
+                .collect(),
+            tailer,
+            links: (0..nodes).map(link).collect(),
+            merging,
+        };
+        if nodes > 2 {
+            engine.acknowledge();
         }
+        if mutation != Some(Mutation::HistoriesForgotten) {
+            for (key, kept) in kept {
+                let histories = engine.windows[node].histories();
+                histories.load(*key, kept.clone(), engine.tailer.position, true);
+            }
+        }
+        if nodes == 2 || mutation == Some(Mutation::ThirdNodesNotReadAgain) {
+            return (engine, Vec::new());
+        }
+        // A row's history has to begin with its first write, whoever wrote it: all logs are taken in the
+        // one order that extends causality.
+        let mut reads: Vec<(u64, usize, usize, Read)> = Vec::new();
+        for of in 0..nodes {
+            let Some(mut reader) = again(of) else {
+                continue;
+            };
+            let until = if of == node {
+                logs[of].len()
+            } else {
+                engine.links[of].next
+            };
+            while reader.next < until {
+                if let Some(Some(read)) = reader.read(logs[of], mutation) {
+                    reads.push((read.effective, of, reader.next - 1, read));
+                }
+            }
+            if of == node {
+                engine.windows[of].advance(reader.position);
+                engine.tailer = reader;
+            }
+        }
+        reads.sort_by_key(|(effective, of, index, _)| (*effective, *of, *index));
+        let mut computed = Vec::new();
+        for (effective, of, index, read) in reads {
+            computed.push((of, index, effective));
+            engine.remember(of, &read, mutation);
+        }
+        (engine, computed)
     }
 
     /// Reads up to `most` transactions of the node's own log into the window; gives the effective
@@ -146,7 +292,6 @@ impl Engine {
         own: &[Rc<Logged>],
         most: usize,
         mutation: Option<Mutation>,
-        merging: &Merging,
     ) -> Vec<(usize, u64)> {
         let mut computed = Vec::new();
         for _ in 0..most {
@@ -155,22 +300,24 @@ impl Engine {
             };
             if let Some(read) = read {
                 computed.push((self.tailer.next - 1, read.effective));
-                self.record(&read, mutation, merging);
+                self.remember(self.node, &read, mutation);
             }
-            self.window.advance(own[self.tailer.next - 1].end);
+            self.windows[self.node].advance(own[self.tailer.next - 1].end);
         }
         computed
     }
 
-    fn record(&self, read: &Read, mutation: Option<Mutation>, merging: &Merging) {
-        for (key, entry, before) in merging.entries(read, true) {
-            self.window
-                .histories()
-                .record(key, entry, before.as_ref(), &merging.rules);
-        }
+    /// Puts what a transaction claims into its node's window, and its writes into their histories.
+    pub(crate) fn remember(&self, of: usize, read: &Read, mutation: Option<Mutation>) {
         let Body::Local(changes) = &read.logged.body else {
             return;
         };
+        if of == self.node || mutation != Some(Mutation::NoHistory) {
+            let histories = self.windows[self.node].histories();
+            for (key, entry, before) in self.merging.parts(of, read) {
+                histories.record(key, entry, &before, &self.merging.rules);
+            }
+        }
         let mut claims = Vec::new();
         for write in changes.iter().flat_map(|change| &change.writes) {
             if mutation == Some(Mutation::ReleasesClaim) {
@@ -183,8 +330,41 @@ impl Engine {
         if mutation == Some(Mutation::NoTombstones) {
             claims.retain(|(_, kind)| *kind != ClaimKind::Tombstone);
         }
-        self.window
+        let window = &self.windows[of];
+        window.record_seen(
+            read.logged.end,
+            &self.merging.places.in_front(of, &read.seen),
+        );
+        window
             .record(read.logged.end, read.effective, claims, [])
             .expect("all is in memory");
+    }
+
+    /// The writes of a transaction for the histories of their rows.
+    pub(crate) fn parts(&self, origin: usize, read: &Read) -> Vec<Part> {
+        self.merging.parts(origin, read)
+    }
+
+    /// Forgets what all nodes have, as far as what was read of their logs says.
+    pub(crate) fn acknowledge(&self) {
+        let nodes = self.windows.len();
+        for of in 0..nodes {
+            let others = (0..nodes).filter(|other| *other != self.node && *other != of);
+            let had = others.map(|other| self.links[other].seen[of].position);
+            if let Some(had) = had.min() {
+                self.windows[of].acknowledge(had);
+                if of != self.node {
+                    let place = self.merging.places.of[of];
+                    let histories = self.windows[self.node].histories();
+                    histories.acknowledge_other(place, had);
+                }
+            }
+        }
+    }
+
+    /// Whether it has everything that `origin` had seen of third nodes where `reader` stands in its log.
+    pub(crate) fn has_seen(&self, origin: usize, reader: &Reader) -> bool {
+        let mut thirds = (0..self.links.len()).filter(|of| *of != origin && *of != self.node);
+        thirds.all(|of| self.links[of].position >= reader.seen[of].position)
     }
 }

@@ -1,4 +1,4 @@
-//! A deterministic simulator of two nodes: the engine's own clock, window, key hashing, detection,
+//! A deterministic simulator of two and three nodes: the engine's own clock, window, key hashing, detection,
 //! resolution and reconciliation against a model of two servers. See docs/conflicts.md.
 //!
 //! A failing seed prints the command that replays it. `make sim SEEDS=1000000` runs long.
@@ -77,7 +77,7 @@ fn nodes_converge_whatever_happens() {
 #[ignore = "runs one seed, given in TWINLOG_SIM_SEED"]
 fn replay() {
     let seed = from_environment("TWINLOG_SIM_SEED").expect("TWINLOG_SIM_SEED must hold a seed");
-    match run(seed, None) {
+    match World::new(seed, None).traced().run() {
         Ok(tally) => println!("seed {seed}: {tally:?}"),
         Err(problem) => panic!("seed {seed}: {problem}"),
     }
@@ -164,4 +164,24 @@ fn finds_children_written_though_their_parent_was_deleted() {
 #[test]
 fn finds_parents_deleted_under_their_children() {
     finds(Mutation::ChildrenStay, "without its parent", 500);
+}
+
+#[test]
+fn finds_transactions_applied_in_front_of_what_they_had_seen() {
+    finds(Mutation::NoCausalOrder, "without a concurrent claim", 500);
+}
+
+#[test]
+fn finds_third_nodes_left_out() {
+    finds(Mutation::ThirdNodesForgotten, "INV-CONVERGE", 1000);
+}
+
+#[test]
+fn finds_third_nodes_not_read_again() {
+    finds(Mutation::ThirdNodesNotReadAgain, "INV-CONVERGE", 5000);
+}
+
+#[test]
+fn finds_priority_that_goes_round() {
+    finds(Mutation::PairwisePriority, "INV-CONVERGE", 20_000);
 }

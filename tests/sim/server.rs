@@ -15,6 +15,7 @@ use twinlog_engine::position::LogPos;
 use twinlog_engine::position::marker::Marker;
 use twinlog_engine::row::{Row, RowChange, Value};
 use twinlog_engine::schema::{ColumnSchema, ForeignKey, TableSchema, UniqueKey};
+use twinlog_engine::transaction::Seen;
 
 /// Columns: the row key, two that may be unique, and one that never is.
 const UNIQUE_COLUMNS: [usize; 2] = [1, 2];
@@ -59,8 +60,41 @@ pub(crate) enum Body {
     Local(Vec<Change>),
     /// Written by clients to tables that are not replicated.
     LeftOut,
-    /// Applied by the engine; the marker as it then was.
-    Applied(Box<Marker>),
+    /// Applied by the engine; the marker of its origin as it then was.
+    Applied(usize, Box<Mark>),
+}
+
+/// How far a node has the log of another one, and what that had seen there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) position: LogPos,
+    /// The other node's clock there.
+    pub(crate) clock: u64,
+    /// How far the other node had the logs of all nodes there, by node.
+    pub(crate) seen: Vec<Seen>,
+}
+
+/// A marker row: the engine's own, which knows of two nodes, and what it would say of the others.
+#[derive(Debug, Clone)]
+pub(crate) struct Mark {
+    pub(crate) marker: Marker,
+    /// What the origin knew of all nodes at the marker's position, by node.
+    pub(crate) seen: Vec<Known>,
+}
+
+impl Mark {
+    /// What a reader of the log learns from it.
+    pub(crate) fn known(&self) -> Known {
+        let seen = self.seen.iter().map(|known| Seen {
+            position: known.position,
+            clock: known.clock,
+        });
+        Known {
+            position: self.marker.position,
+            clock: self.marker.clock,
+            seen: seen.collect(),
+        }
+    }
 }
 
 /// A transaction in the log.
@@ -72,12 +106,13 @@ pub(crate) struct Logged {
     pub(crate) body: Body,
 }
 
+#[derive(Clone)]
 pub(crate) struct Server {
     pub(crate) rows: BTreeMap<i64, Row>,
     pub(crate) log: Vec<Rc<Logged>>,
     pub(crate) end: LogPos,
-    /// The marker row of the other node.
-    pub(crate) marker: Marker,
+    /// The marker row of each origin, by node; its own is never moved.
+    pub(crate) marks: Vec<Mark>,
     pub(crate) unique_keys: usize,
     /// The engine's table of histories.
     pub(crate) histories: BTreeMap<KeyHash, Kept>,
@@ -91,6 +126,11 @@ impl Undo {
     /// Takes over what another one remembers, which was written later.
     pub(crate) fn append(&mut self, later: Undo) {
         self.0.extend(later.0);
+    }
+
+    /// Row keys that were written.
+    pub(crate) fn written(&self) -> impl Iterator<Item = i64> {
+        self.0.iter().map(|(key, _)| *key)
     }
 }
 
@@ -252,12 +292,12 @@ impl Change {
 }
 
 impl Server {
-    pub(crate) fn new(unique_keys: usize, rows: BTreeMap<i64, Row>, marker: Marker) -> Self {
+    pub(crate) fn new(unique_keys: usize, rows: BTreeMap<i64, Row>, marks: Vec<Mark>) -> Self {
         Self {
             rows,
             log: Vec::new(),
             end: LogPos::new(1, 4),
-            marker,
+            marks,
             unique_keys,
             histories: BTreeMap::new(),
         }

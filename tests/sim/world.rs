@@ -1,22 +1,25 @@
-//! Two nodes with their clients and engines, run by a seed: writing, reading, applying, crashes and
+//! Two or three nodes with their clients and engines, run by a seed: writing, reading, applying, crashes and
 //! clock jumps in any order, then a drain. What clients write is in `clients`, apply transactions are
 //! in `apply`, the end's checks in `check`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use twinlog_engine::conflict::key::KeyHash;
-use twinlog_engine::conflict::policy::{NodeOrder, Policy};
+use twinlog_engine::conflict::policy::Policy;
 use twinlog_engine::conflict::rules::ColumnRule;
+use twinlog_engine::conflict::window::Window;
 use twinlog_engine::position::marker::Marker;
-use twinlog_engine::position::reconcile::reconcile;
+use twinlog_engine::position::reconcile::{Agreement, reconcile};
 use twinlog_engine::position::store::LinkRecord;
 use twinlog_engine::position::{LogName, LogPos};
 use twinlog_engine::row::{Row, Value};
+use twinlog_engine::transaction::Seen;
 
 use super::apply::KINDS;
-use super::engine::{Engine, Merging};
+use super::engine::{Engine, Merging, Places, Start};
 use super::random::Random;
-use super::server::{Body, CHILDREN, Lock, Server, Tables, key_of, row};
+use super::server::{Body, CHILDREN, Known, Lock, Logged, Mark, Server, Tables, key_of, row};
 
 /// Something broken on purpose, to see that the simulator finds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +50,14 @@ pub(crate) enum Mutation {
     ChildrenStay,
     /// A write of the peer is acknowledged when it is read instead of when the peer has it.
     EarlyAcknowledgement,
+    /// A transaction is applied though what it had seen of a third node is not here yet.
+    NoCausalOrder,
+    /// What third nodes wrote is not looked at.
+    ThirdNodesForgotten,
+    /// What third nodes wrote is not read again at a restart.
+    ThirdNodesNotReadAgain,
+    /// With three nodes, that which stands in front wins, whatever the two had seen of the others.
+    PairwisePriority,
 }
 
 /// Why a step ended early.
@@ -103,45 +114,67 @@ pub(crate) struct World {
     pub(crate) random: Random,
     pub(crate) mutation: Option<Mutation>,
     pub(crate) policy: Policy,
-    /// The node that goes first.
-    pub(crate) first: usize,
+    pub(crate) nodes: usize,
+    pub(crate) places: Places,
     /// How columns are merged; empty where rows go as a whole.
     pub(crate) rules: Vec<ColumnRule>,
     pub(crate) tables: Tables,
     /// Whether the second table is in use.
     pub(crate) children: bool,
-    pub(crate) servers: [Server; 2],
+    pub(crate) servers: Vec<Server>,
     pub(crate) initial: BTreeMap<i64, Row>,
-    engines: [Option<Engine>; 2],
-    stores: [Vec<LinkRecord>; 2],
+    engines: Vec<Option<Engine>>,
+    /// What each node's store had for each other one, the last at the end.
+    stores: Vec<Vec<Vec<Stored>>>,
     time: u64,
-    offsets: [i64; 2],
+    offsets: Vec<i64>,
     pub(crate) payload: i64,
     pub(crate) traits: Traits,
     pub(crate) draining: bool,
-    /// Ends of the peer's transactions in the order in which each node applied them.
-    pub(crate) applied: [Vec<LogPos>; 2],
+    /// Ends of each other node's transactions in the order in which each node applied them.
+    pub(crate) applied: Vec<Vec<Vec<LogPos>>>,
     /// Effective timestamps as the engines computed them, by log and index.
-    pub(crate) effective: [BTreeMap<usize, u64>; 2],
+    pub(crate) effective: Vec<BTreeMap<usize, u64>>,
     /// Verdicts by key and the two transactions: which node won.
-    pub(crate) verdicts: BTreeMap<(KeyHash, LogPos, LogPos), usize>,
-    /// What each node's journal says that it met: key, foreign and local transaction.
-    pub(crate) journal: [BTreeSet<(KeyHash, LogPos, LogPos)>; 2],
+    pub(crate) verdicts: BTreeMap<Meeting, usize>,
+    /// What each node's journal says that it met: key, arriving transaction and the other one.
+    pub(crate) journal: Vec<BTreeSet<Meeting>>,
     pub(crate) tally: Tally,
+    /// Whether to print what happens.
+    trace: bool,
 }
 
-fn first_marker(origin: usize) -> Marker {
-    let name = |node: usize| LogName::split(["a.000001", "b.000001"][node]).unwrap().0;
+/// A key, and two transactions that claimed it, each as its node and its end there.
+pub(crate) type Meeting = (KeyHash, (usize, LogPos), (usize, LogPos));
+
+/// What a store holds of a link: the engine's own record, and what it would say of third nodes.
+#[derive(Debug, Clone)]
+struct Stored {
+    record: LinkRecord,
+    seen: Vec<Known>,
+}
+
+fn first_mark(nodes: usize, origin: usize) -> Mark {
+    let name = |node: usize| {
+        LogName::split(["a.000001", "b.000001", "c.000001"][node])
+            .unwrap()
+            .0
+    };
     let start = LogPos::new(1, 4);
-    Marker {
-        origin: ["a", "b"][origin].into(),
+    let nothing = Known {
+        position: start,
+        clock: 0,
+        seen: vec![Seen::default(); nodes],
+    };
+    let marker = Marker {
+        origin: ["a", "b", "c"][origin].into(),
         server_id: 1,
         server_uuid: String::new(),
         log_name: name(origin),
         position: start,
         gtid: String::new(),
         clock: 0,
-        seen_name: name(1 - origin),
+        seen_name: name((origin + 1) % nodes),
         seen: start,
         seen_clock: 0,
         intent: None,
@@ -150,12 +183,17 @@ fn first_marker(origin: usize) -> Marker {
         epoch: 1,
         transactions: 0,
         changes: 0,
+    };
+    Mark {
+        marker,
+        seen: vec![nothing; nodes],
     }
 }
 
 impl World {
     pub(crate) fn new(seed: u64, mutation: Option<Mutation>) -> Self {
         let mut random = Random::new(seed);
+        let nodes = if random.percent(40) { 3 } else { 2 };
         let mut unique_keys = random.below(3);
         let traits = Traits {
             rows: 2 + random.below(4),
@@ -197,30 +235,52 @@ impl World {
             let child = row(CHILDREN + 1, [Some(1), None], 0);
             initial.insert(key_of(&child), child);
         }
-        let first = random.below(2);
+        let turned = random.below(nodes);
+        let places = Places {
+            of: (0..nodes)
+                .map(|node| ((node + turned) % nodes) as u8)
+                .collect(),
+        };
+        let marks: Vec<Mark> = (0..nodes).map(|node| first_mark(nodes, node)).collect();
+        let server = Server::new(unique_keys, initial.clone(), marks);
         Self {
-            servers: [0, 1]
-                .map(|node| Server::new(unique_keys, initial.clone(), first_marker(1 - node))),
+            servers: vec![server; nodes],
             random,
             mutation,
             policy,
-            first,
+            nodes,
+            places,
             rules,
             tables: Tables::new(hashed),
             children,
             initial,
-            engines: [None, None],
-            stores: [Vec::new(), Vec::new()],
+            engines: (0..nodes).map(|_| None).collect(),
+            stores: vec![vec![Vec::new(); nodes]; nodes],
             time: 10_000,
-            offsets: [0, 0],
+            offsets: vec![0; nodes],
             payload: 0,
             traits,
             draining: false,
-            applied: [Vec::new(), Vec::new()],
-            effective: [BTreeMap::new(), BTreeMap::new()],
+            applied: vec![vec![Vec::new(); nodes]; nodes],
+            effective: vec![BTreeMap::new(); nodes],
             verdicts: BTreeMap::new(),
-            journal: [BTreeSet::new(), BTreeSet::new()],
+            journal: vec![BTreeSet::new(); nodes],
             tally: Tally::default(),
+            trace: false,
+        }
+    }
+
+    /// Prints what happens, for whoever replays a seed.
+    pub(crate) fn traced(self) -> Self {
+        Self {
+            trace: true,
+            ..self
+        }
+    }
+
+    pub(crate) fn tell(&self, what: impl FnOnce() -> String) {
+        if self.trace {
+            println!("{}", what());
         }
     }
 
@@ -228,7 +288,7 @@ impl World {
     pub(crate) fn run(mut self) -> Result<Tally, String> {
         // Long enough for several conflicts to build on each other.
         for _ in 0..15 + self.random.below(45) {
-            let node = self.random.below(2);
+            let node = self.random.below(self.nodes);
             let outcome = match self.random.below(10) {
                 0..=4 => {
                     self.write_locally(node, &[]);
@@ -236,7 +296,10 @@ impl World {
                 }
                 5 => self.tail(node),
                 6 => self.stop_or_start(node),
-                _ => self.settle(node),
+                _ => {
+                    let origin = self.another(node);
+                    self.settle([node, origin])
+                }
             };
             self.survive(outcome)?;
             self.pass_time();
@@ -250,6 +313,7 @@ impl World {
         match outcome {
             Ok(()) => Ok(()),
             Err(Interrupt::Crash) => {
+                self.tell(|| "an engine was killed".to_owned());
                 self.tally.crashes += 1;
                 Ok(())
             }
@@ -261,29 +325,49 @@ impl World {
         self.draining = true;
         // Two rounds are not enough: what one applies the other has to read past.
         for _ in 0..1000 {
-            for node in 0..2 {
-                let outcome = self.settle(node).and_then(|()| self.tail(node));
-                self.survive(outcome)?;
+            for node in 0..self.nodes {
+                for origin in (0..self.nodes).filter(|origin| *origin != node) {
+                    let outcome = self.settle([node, origin]).and_then(|()| self.tail(node));
+                    self.survive(outcome)?;
+                }
             }
-            let left = (0..2).filter_map(|node| {
-                let engine = self.engines[node].as_ref()?;
-                let done = engine.link.next == self.servers[1 - node].log.len()
-                    && engine.tailer.next == self.servers[node].log.len();
-                done.then(|| engine.window.len())
-            });
-            match left.collect::<Vec<_>>()[..] {
-                [0, 0] => return Ok(()),
-                [a, b] => return Err(format!("{a} and {b} keys stay in the windows")),
-                _ => {}
+            if self
+                .engines
+                .iter()
+                .all(|engine| self.has_read_everything(engine.as_ref()))
+            {
+                let engines = self.engines.iter().flatten();
+                let left = engines.flat_map(|engine| &engine.windows).map(Window::len);
+                return match left.sum() {
+                    0 => Ok(()),
+                    left => Err(format!("{left} keys stay in the windows")),
+                };
             }
         }
         Err("the links do not come to an end".to_owned())
     }
 
+    fn has_read_everything(&self, engine: Option<&Engine>) -> bool {
+        engine.is_some_and(|engine| {
+            self.servers.iter().enumerate().all(|(of, server)| {
+                let reader = if of == engine.node {
+                    &engine.tailer
+                } else {
+                    &engine.links[of]
+                };
+                reader.next == server.log.len()
+            })
+        })
+    }
+
+    fn another(&mut self, node: usize) -> usize {
+        (node + 1 + self.random.below(self.nodes - 1)) % self.nodes
+    }
+
     fn pass_time(&mut self) {
         self.time += self.random.below(4) as u64;
         if self.random.percent(self.traits.jumps) {
-            let node = self.random.below(2);
+            let node = self.random.below(self.nodes);
             let far = [30, 30, 400][self.random.below(3)];
             self.offsets[node] = self.random.below(2 * far) as i64 - far as i64;
         }
@@ -294,17 +378,23 @@ impl World {
         now - now % self.traits.granularity
     }
 
-    /// Who stands first, for what arrives at `target`.
-    pub(crate) fn order(&self, target: usize) -> NodeOrder {
-        if self.first == target {
-            NodeOrder::TargetFirst
-        } else {
-            NodeOrder::OriginFirst
-        }
-    }
-
     /// Commits to a node's log.
     pub(crate) fn commit(&mut self, node: usize, body: Body) {
+        self.tell(|| {
+            let end = self.servers[node].end;
+            let rows = show(&self.servers[node].rows);
+            match &body {
+                Body::Local(changes) => {
+                    let changes: Vec<_> = changes.iter().map(|change| &change.change).collect();
+                    format!("node {node} behind {end}: clients {changes:?}; rows {rows}")
+                }
+                Body::LeftOut => format!("node {node} behind {end}: not replicated"),
+                Body::Applied(origin, mark) => format!(
+                    "node {node} behind {end}: applied {} of node {origin}; rows {rows}",
+                    mark.marker.position
+                ),
+            }
+        });
         let committed_at = self.wall_clock(node);
         let rotate = self.random.percent(3);
         self.servers[node].commit(committed_at, body, rotate);
@@ -312,42 +402,52 @@ impl World {
 
     /// The node's engine, started if it is not running. Whoever takes it out puts it back, unless
     /// it crashes.
-    pub(crate) fn take_engine(&mut self, node: usize) -> Engine {
+    pub(crate) fn take_engine(&mut self, node: usize) -> Result<Engine, Interrupt> {
         if let Some(engine) = self.engines[node].take() {
-            return engine;
+            return Ok(engine);
         }
-        let history = &mut self.stores[node];
-        let kept = match self.random.below(4) {
-            // Lost, with all that it knew.
-            0 => {
-                history.clear();
-                None
+        let lost = self.random.percent(25);
+        let mut starts = Vec::new();
+        for origin in 0..self.nodes {
+            if origin == node {
+                starts.push(None);
+                continue;
             }
-            // Stale: written, but not to the disk.
-            1 if !history.is_empty() => {
+            let history = &mut self.stores[node][origin];
+            if lost {
+                // With all that it knew.
+                history.clear();
+            } else if !history.is_empty() && self.random.percent(33) {
+                // Stale: written, but not to the disk.
                 let keep = 1 + self.random.below(history.len());
                 history.truncate(keep);
-                history.last().cloned()
             }
-            _ => history.last().cloned(),
-        };
-        let resume = reconcile(&self.servers[node].marker, kept.as_ref());
-        let engine = Engine::start(
-            &resume,
-            &self.servers[node].log,
-            &self.servers[1 - node].log,
-        );
-        if self.mutation != Some(Mutation::HistoriesForgotten) {
-            for (key, kept) in &self.servers[node].histories {
-                let histories = engine.window.histories();
-                histories.load(*key, kept.clone(), resume.seen, true);
-            }
+            let kept = history.last();
+            let mark = &self.servers[node].marks[origin];
+            let resume = reconcile(&mark.marker, kept.map(|kept| &kept.record));
+            let by_store = kept.filter(|kept| {
+                resume.agreement == Agreement::Same && kept.record.settled == resume.position
+            });
+            let seen = by_store.map_or(&mark.seen, |kept| &kept.seen).clone();
+            starts.push(Some(Start { resume, seen }));
         }
-        engine
+        let logs: Vec<&[Rc<Logged>]> = self.servers.iter().map(|server| &*server.log).collect();
+        let merging = Merging {
+            rules: self.rules.clone(),
+            places: self.places.clone(),
+            node,
+        };
+        let histories = &self.servers[node].histories;
+        let (engine, computed) =
+            Engine::start(node, &starts, &logs, merging, histories, self.mutation);
+        for (log, index, effective) in computed {
+            self.note_effective(log, index, effective)?;
+        }
+        Ok(engine)
     }
 
     fn stop_or_start(&mut self, node: usize) -> Result<(), Interrupt> {
-        let engine = self.take_engine(node);
+        let engine = self.take_engine(node)?;
         if !self.random.percent(self.traits.crashes * 10) {
             self.engines[node] = Some(engine);
         }
@@ -355,7 +455,7 @@ impl World {
     }
 
     fn tail(&mut self, node: usize) -> Result<(), Interrupt> {
-        let mut engine = self.take_engine(node);
+        let mut engine = self.take_engine(node)?;
         let most = if self.draining {
             usize::MAX
         } else {
@@ -372,21 +472,11 @@ impl World {
         engine: &mut Engine,
         most: usize,
     ) -> Result<(), Interrupt> {
-        let merging = self.merging(node);
         let own = &self.servers[node].log;
-        for (index, effective) in engine.tail(own, most, self.mutation, &merging) {
+        for (index, effective) in engine.tail(own, most, self.mutation) {
             self.note_effective(node, index, effective)?;
         }
         Ok(())
-    }
-
-    /// How rows are merged at a node.
-    pub(crate) fn merging(&self, node: usize) -> Merging {
-        let rank = |node: usize| u8::from(node == self.first);
-        Merging {
-            rules: self.rules.clone(),
-            ranks: [rank(node), rank(1 - node)],
-        }
     }
 
     pub(crate) fn note_effective(
@@ -405,70 +495,71 @@ impl World {
         Ok(())
     }
 
-    /// One turn of the link: read some transactions, apply them, keep the place.
-    fn settle(&mut self, node: usize) -> Result<(), Interrupt> {
-        let mut engine = self.take_engine(node);
+    /// One turn of a link: read some transactions, apply them, keep the place.
+    fn settle(&mut self, [node, origin]: [usize; 2]) -> Result<(), Interrupt> {
+        let mut engine = self.take_engine(node)?;
         let most = 1 + self.random.below(if self.draining { 12 } else { 6 });
         let mut reads = Vec::new();
+        let begun = engine.links[origin].next;
         for _ in 0..most {
-            let peer_log = &self.servers[1 - node].log;
-            match engine.link.read(peer_log, self.mutation) {
+            let log = &self.servers[origin].log;
+            let mut ahead = engine.links[origin].clone();
+            let read = match ahead.read(log, self.mutation) {
                 None => break,
-                Some(None) => {}
-                Some(Some(read)) => reads.push(read),
+                Some(read) => read,
+            };
+            // Also what is only passed over: a marker says that all in front of it is here.
+            if self.mutation != Some(Mutation::NoCausalOrder) && !engine.has_seen(origin, &ahead) {
+                break;
             }
-            if let Some(read) = reads.last() {
-                let (index, effective) = (engine.link.next - 1, read.effective);
-                let logged = &self.servers[1 - node].log[index];
-                if logged.end == read.logged.end {
-                    self.note_effective(1 - node, index, effective)?;
-                }
+            if let Some(read) = read {
+                self.note_effective(origin, ahead.next - 1, read.effective)?;
+                reads.push(read);
             }
+            engine.links[origin] = ahead;
         }
-        let Some(end) = engine
-            .link
-            .next
-            .checked_sub(1)
-            .map(|last| self.servers[1 - node].log[last].end)
-        else {
+        if engine.links[origin].next == begun {
             self.engines[node] = Some(engine);
             return Ok(());
-        };
-        self.apply(node, &mut engine, &reads)?;
+        }
+        self.apply([node, origin], &mut engine, &reads)?;
         self.perhaps_crash()?;
-        let (clock, seen) = (engine.link.clock.value(), engine.link.seen);
-        engine.window.acknowledge(match self.mutation {
-            Some(Mutation::EarlyAcknowledgement) => self.servers[node].end,
-            _ => seen.position,
-        });
+        if self.mutation == Some(Mutation::EarlyAcknowledgement) {
+            engine.windows[node].acknowledge(self.servers[node].end);
+        }
+        engine.acknowledge();
+        let link = &engine.links[origin];
+        let (end, clock, seen) = (link.position, link.clock.value(), link.seen.clone());
         if !self.draining && self.random.percent(5) {
             let marker = Marker {
                 position: end,
                 clock,
-                seen: seen.position,
-                seen_clock: seen.clock,
-                ..self.servers[node].marker.clone()
+                seen: seen[node].position,
+                seen_clock: seen[node].clock,
+                ..self.servers[node].marks[origin].marker.clone()
             };
-            self.commit_marker(node, marker);
+            let seen = seen.clone();
+            self.commit_mark([node, origin], Mark { marker, seen });
             self.perhaps_crash()?;
         }
+        let marker = &self.servers[node].marks[origin].marker;
         let record = LinkRecord {
-            marker: self.servers[node].marker.position,
-            transactions: self.servers[node].marker.transactions,
+            marker: marker.position,
+            transactions: marker.transactions,
             gtid: String::new(),
             settled: end,
             clock,
-            seen: seen.position,
-            seen_clock: seen.clock,
+            seen: seen[node].position,
+            seen_clock: seen[node].clock,
         };
-        self.stores[node].push(record);
+        self.stores[node][origin].push(Stored { record, seen });
         self.engines[node] = Some(engine);
         Ok(())
     }
 
-    pub(crate) fn commit_marker(&mut self, node: usize, marker: Marker) {
-        self.servers[node].marker = marker.clone();
-        self.commit(node, Body::Applied(Box::new(marker)));
+    pub(crate) fn commit_mark(&mut self, [node, origin]: [usize; 2], mark: Mark) {
+        self.servers[node].marks[origin] = mark.clone();
+        self.commit(node, Body::Applied(origin, Box::new(mark)));
     }
 
     pub(crate) fn perhaps_crash(&mut self) -> Result<(), Interrupt> {

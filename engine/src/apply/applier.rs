@@ -22,7 +22,6 @@ use crate::conflict::collation::{Requests, Weights};
 use crate::conflict::detect::{Claim, Meeting, first_meeting};
 use crate::conflict::family::Family;
 use crate::conflict::key::{KeyHash, TableHash, image_keys, row_keys};
-use crate::conflict::policy::NodeOrder;
 use crate::conflict::window::Window;
 use crate::connection::{Identity, NodeConnection};
 use crate::error::{Error, Result};
@@ -30,7 +29,7 @@ use crate::group::{Batch, coalesced, one_by_one};
 use crate::link::read_marker;
 use crate::position::LogPos;
 use crate::position::marker::Marker;
-use crate::replicator::rank;
+use crate::replicator::{place, rank};
 use crate::row::{Row, SourceTable};
 use crate::schema::SchemaCatalog;
 use crate::status::LinkProgress;
@@ -54,8 +53,8 @@ pub struct Applier {
     pub(super) progress: Arc<LinkProgress>,
     /// The marker row as committed.
     pub(super) marker: Marker,
-    /// Which of the two nodes stands first in the config.
-    pub(super) order: NodeOrder,
+    /// Places of origin and target in the order of nodes.
+    pub(super) places: [u8; 2],
     /// Rank of the origin's writes; see [`crate::conflict::history::Order`].
     pub(super) rank: u8,
     mappings: HashMap<(usize, ForeignKeyMode), KnownMapping>,
@@ -120,12 +119,7 @@ impl Applier {
                 .await?;
         }
         let generation = catalog.generation();
-        let place = |name: &str| config.nodes.iter().position(|node| node.name == name);
-        let order = if place(&origin.node) < place(&target.node) {
-            NodeOrder::OriginFirst
-        } else {
-            NodeOrder::TargetFirst
-        };
+        let places = [&origin, &target].map(|of| place(&config, &of.node));
         let rank = rank(&config, &origin.node);
         Ok(Self {
             rank,
@@ -137,7 +131,7 @@ impl Applier {
             catalog,
             progress,
             marker,
-            order,
+            places,
             mappings: HashMap::new(),
             generation,
             foreign_key_checks: true,

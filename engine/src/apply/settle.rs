@@ -1,5 +1,7 @@
 //! Settles one change within the careful transaction: decides, writes, and says what to write down.
 
+use std::sync::Arc;
+
 use super::applier::{Applier, Attempt};
 use super::careful::{Settled, Weighed};
 use super::execute::Failure;
@@ -12,9 +14,10 @@ use crate::conflict::claim::RowWrite;
 use crate::conflict::history::{self, Order, Origin, merged, writes_of};
 use crate::conflict::journal::{Entry, ImageSql, JournalWinner};
 use crate::conflict::key::KeyHash;
+use crate::conflict::policy::Standing;
 use crate::conflict::resolve::{
-    Arrival, Conflict, ConflictKind, Finding, MetKey, Resolution, RowAction, orphaned, resolve,
-    without_its_row,
+    Arrival, Conflict, ConflictKind, Finding, MetKey, Resolution, Rival, RowAction, orphaned,
+    resolve, without_its_row,
 };
 use crate::conflict::window::LocalWrite;
 use crate::error::{Error, Result};
@@ -71,13 +74,24 @@ impl Applier {
             let seen = change.transaction.seen.position;
             let arrival = Arrival {
                 write,
-                effective: change.transaction.effective,
+                standing: Standing {
+                    effective: change.transaction.effective,
+                    place: self.places[0],
+                    // With two nodes nobody stands in front of both.
+                    seen: &[],
+                },
                 present: stored.is_some(),
                 policy: change.mapping.rule.policy,
-                order: self.order,
             };
-            let window = &self.window;
-            let mut resolution = resolve(&arrival, |key| window.concurrent_write(key, seen));
+            let (window, place_here) = (&self.window, self.places[1]);
+            let mut resolution = resolve(&arrival, |key| {
+                let claim = window.concurrent_write(key, seen);
+                claim.map(|claim| Rival {
+                    claim,
+                    place: place_here,
+                    seen: Arc::default(),
+                })
+            });
             let related = &change.related[place];
             let met = |key: &KeyHash| window.concurrent_write(*key, seen);
             let orphan = related.after.iter().find_map(met);
@@ -206,7 +220,7 @@ impl Applier {
         };
         let entry = history::Entry {
             order,
-            origin: Origin::Foreign(change.transaction.end),
+            origin: Origin::foreign(self.places[0], change.transaction.end),
             write,
         };
         settled.merged.push((key, entry));

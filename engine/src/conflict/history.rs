@@ -5,14 +5,15 @@
 //! A row has a history from the first local write that the peer has not been seen to have until the
 //! last of these is acknowledged. Every foreign write of the row in that time goes in. What stands in
 //! front of the first unacknowledged local write is final, for what arrives from now on has seen it:
-//! it is folded into the base and forgotten.
+//! it is folded into the base and forgotten. With three nodes a foreign write counts like a local one
+//! until the third node has been seen to have it.
 //!
 //! A restart must not lose what of a history the logs do not tell any more, so the apply keeps the
 //! history of each row that it merges in the engine's schema, in the transaction that merges it. An
 //! engine that starts reads them; local writes since come from its own log, and there were no foreign
 //! ones, for each of these would have kept the history anew.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -39,11 +40,37 @@ pub struct Order {
 
 /// Which log a write stands in, and where its transaction ends there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Origin {
+pub struct Origin {
+    /// The log.
+    pub log: Log,
+    /// End of the transaction there.
+    pub end: LogPos,
+}
+
+/// A log, as seen from the node that keeps the history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Log {
     /// This node's own.
-    Local(LogPos),
-    /// The peer's.
-    Foreign(LogPos),
+    Own,
+    /// That of the node at this place in the order of nodes.
+    Of(u8),
+}
+
+impl Origin {
+    /// A write of this node's clients.
+    #[must_use]
+    pub const fn local(end: LogPos) -> Self {
+        Self { log: Log::Own, end }
+    }
+
+    /// A write of the clients of the node at `place`.
+    #[must_use]
+    pub const fn foreign(place: u8, end: LogPos) -> Self {
+        Self {
+            log: Log::Of(place),
+            end,
+        }
+    }
 }
 
 /// A write in a history.
@@ -59,13 +86,8 @@ pub struct Entry {
 
 #[derive(Debug)]
 struct Chain {
-    /// The row in front of the first entry.
-    base: Option<Row>,
-    /// Foreign writes up to here, in the peer's log, are in the base.
-    base_holds: LogPos,
-    /// Local writes in front of this place of the node's own log are in the base. An engine that
-    /// starts may read some of them again.
-    base_begins: LogPos,
+    /// What its entries build on.
+    base: Base,
     /// By their order.
     entries: Vec<Entry>,
     /// Which of them are in the engine's schema.
@@ -77,13 +99,29 @@ struct Chain {
     rules: Vec<ColumnRule>,
 }
 
+/// The row in front of a history's writes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Base {
+    row: Option<Row>,
+    /// Writes that end in front of this place of a log are in the row. An engine that starts may read
+    /// some of them again.
+    behind: Vec<(Log, LogPos)>,
+}
+
 /// The part of a history in front of its writes, as it is kept.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct KeptBase {
-    base: Option<Row>,
-    base_holds: LogPos,
-    base_begins: LogPos,
+    base: Base,
     rules: Vec<ColumnRule>,
+}
+
+/// What a write built on.
+#[derive(Debug, Clone, Default)]
+pub struct Before {
+    /// The row as it was then.
+    pub row: Option<Row>,
+    /// What its transaction had seen of other logs than the one it stands in.
+    pub seen: Vec<(Log, LogPos)>,
 }
 
 /// A history as it is kept.
@@ -109,11 +147,9 @@ pub struct Unkept {
 }
 
 fn last_local<'e>(entries: impl Iterator<Item = &'e Entry>) -> LogPos {
-    let locals = entries.filter_map(|entry| match entry.origin {
-        Origin::Local(end) => Some(end),
-        Origin::Foreign(_) => None,
-    });
-    locals.max().unwrap_or_default()
+    let locals = entries.filter(|entry| entry.origin.log == Log::Own);
+    let ends = locals.map(|entry| entry.origin.end);
+    ends.max().unwrap_or_default()
 }
 
 /// The histories of one node.
@@ -125,29 +161,55 @@ pub struct Histories {
 #[derive(Debug, Default)]
 struct Inner {
     chains: HashMap<KeyHash, Chain>,
-    /// The tailer may come by later than this: what it then reads in front of it is final.
-    acknowledged: LogPos,
+    acknowledged: Acknowledged,
+}
+
+/// Up to where the writes of each log are at all other nodes. The reader of a log may come by later:
+/// what it then reads in front of it is final.
+#[derive(Debug, Default)]
+struct Acknowledged {
+    own: LogPos,
+    /// With three nodes. Where a log is not among them, nobody waits for it.
+    others: BTreeMap<u8, LogPos>,
+}
+
+impl Acknowledged {
+    /// Whether a node may not have it yet.
+    fn is_open(&self, entry: &Entry) -> bool {
+        match entry.origin.log {
+            Log::Own => entry.origin.end > self.own,
+            Log::Of(place) => {
+                let had = self.others.get(&place);
+                had.is_some_and(|had| entry.origin.end > *had)
+            }
+        }
+    }
 }
 
 impl Histories {
-    /// A local write of the row; `before` is the row as it was then.
-    pub fn record(&self, key: KeyHash, entry: Entry, before: Option<&Row>, rules: &[ColumnRule]) {
-        let begins = match entry.origin {
-            Origin::Local(end) | Origin::Foreign(end) => end,
-        };
+    /// A write of the row, local or applied. It begins a history where there is none and another node
+    /// may not have it; one that is in already is not put in twice.
+    pub fn record(&self, key: KeyHash, entry: Entry, before: &Before, rules: &[ColumnRule]) {
         let inner = &mut *self.lock();
-        if begins <= inner.acknowledged && !inner.chains.contains_key(&key) {
+        if !inner.chains.contains_key(&key) && !inner.acknowledged.is_open(&entry) {
             return;
         }
-        let chain = inner.chains.entry(key).or_insert_with(|| Chain {
-            base: before.cloned(),
-            base_holds: LogPos::default(),
-            base_begins: begins,
-            entries: Vec::new(),
-            kept: HashSet::new(),
-            odd: 0,
-            row: Ok(before.cloned()),
-            rules: rules.to_vec(),
+        let chain = inner.chains.entry(key).or_insert_with(|| {
+            let mut base = Base {
+                row: before.row.clone(),
+                behind: vec![(entry.origin.log, entry.origin.end)],
+            };
+            for (log, seen) in &before.seen {
+                base.holds(*log, *seen);
+            }
+            Chain {
+                row: Ok(before.row.clone()),
+                base,
+                entries: Vec::new(),
+                kept: HashSet::new(),
+                odd: 0,
+                rules: rules.to_vec(),
+            }
         });
         chain.insert(entry);
     }
@@ -204,8 +266,6 @@ impl Histories {
         Some(Unkept {
             base: KeptBase {
                 base: chain.base.clone(),
-                base_holds: chain.base_holds,
-                base_begins: chain.base_begins,
                 rules: chain.rules.clone(),
             },
             first: all().map(|entry| entry.order).min()?,
@@ -224,52 +284,92 @@ impl Histories {
     /// A history that was kept, unless all of it is final by now. An engine that starts takes it
     /// whole; one that runs only lacks what was committed without its knowing.
     pub fn load(&self, key: KeyHash, kept: Kept, acknowledged: LogPos, starting: bool) {
-        if last_local(kept.entries.iter()) <= acknowledged {
+        let inner = &mut *self.lock();
+        inner.acknowledged.own = inner.acknowledged.own.max(acknowledged);
+        if !kept
+            .entries
+            .iter()
+            .any(|entry| inner.acknowledged.is_open(entry))
+        {
             return;
         }
         let orders: Vec<Order> = kept.entries.iter().map(|entry| entry.order).collect();
-        let chains = &mut self.lock().chains;
+        let chains = &mut inner.chains;
         if !starting && !chains.contains_key(&key) {
             return;
         }
         let whole = !chains.contains_key(&key);
-        let base = kept.base;
+        let KeptBase { base, rules } = kept.base;
         let chain = chains.entry(key).or_insert_with(|| Chain {
-            row: Ok(base.base.clone()),
-            base: base.base,
-            base_holds: base.base_holds,
-            base_begins: base.base_begins,
+            row: Ok(base.row.clone()),
+            base,
             entries: Vec::new(),
             kept: HashSet::new(),
             odd: 0,
-            rules: base.rules,
+            rules,
         });
         for entry in kept.entries {
-            if whole || matches!(entry.origin, Origin::Foreign(_)) {
+            if whole || entry.origin.log != Log::Own {
                 chain.insert(entry);
             }
         }
         chain.kept.extend(orders);
     }
 
-    /// Foreign writes of the row were applied. One that is in already is not put in twice.
+    /// A foreign write of the row was applied: it goes in where the row has a history. With two nodes
+    /// that is all, since nobody else could have missed it. One that is in already is not put in twice.
     pub fn applied(&self, key: KeyHash, entry: Entry) {
         if let Some(chain) = self.lock().chains.get_mut(&key) {
             chain.insert(entry);
         }
     }
 
-    /// The peer has everything of this node's log up to here.
+    /// All other nodes have everything of this node's log up to here.
     pub fn acknowledge(&self, acknowledged: LogPos) {
         let inner = &mut *self.lock();
-        inner.acknowledged = inner.acknowledged.max(acknowledged);
-        let acknowledged = inner.acknowledged;
-        inner.chains.retain(|_, chain| chain.settle(acknowledged));
+        inner.acknowledged.own = inner.acknowledged.own.max(acknowledged);
+        inner.forget_final();
+    }
+
+    /// All other nodes have everything of the log of the node at `place` up to here: with three nodes,
+    /// and to be said first before anything of it is recorded.
+    pub fn acknowledge_other(&self, place: u8, acknowledged: LogPos) {
+        let inner = &mut *self.lock();
+        let had = inner.acknowledged.others.entry(place).or_default();
+        *had = (*had).max(acknowledged);
+        inner.forget_final();
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Every change is complete before the guard goes.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn forget_final(&mut self) {
+        let acknowledged = &self.acknowledged;
+        self.chains.retain(|_, chain| chain.settle(acknowledged));
+    }
+}
+
+impl Base {
+    fn contains(&self, entry: &Entry) -> bool {
+        let mut behind = self.behind.iter();
+        behind.any(|(log, end)| *log == entry.origin.log && entry.origin.end < *end)
+    }
+
+    /// Everything of this log that ends in front of `end` is in it.
+    fn begins(&mut self, log: Log, end: LogPos) {
+        match self.behind.iter_mut().find(|(known, _)| *known == log) {
+            Some((_, known)) => *known = (*known).max(end),
+            None => self.behind.push((log, end)),
+        }
+    }
+
+    /// Everything of this log up to `end` is in it.
+    fn holds(&mut self, log: Log, end: LogPos) {
+        self.begins(log, LogPos::new(end.file, end.offset + 1));
     }
 }
 
@@ -378,6 +478,7 @@ impl Chain {
         let plain = self.odd == 0
             && self
                 .base
+                .row
                 .as_ref()
                 .is_some_and(|base| self.has_numbers(base))
             && new.iter().all(|entry| self.is_plain(entry));
@@ -399,7 +500,7 @@ impl Chain {
         }
         let mut all: Vec<&Entry> = self.entries.iter().chain(new).collect();
         all.sort_by_key(|entry| entry.order);
-        let mut row = self.base.clone();
+        let mut row = self.base.row.clone();
         for entry in all {
             row = step(row.as_ref(), &entry.write, &self.rules)?;
         }
@@ -407,39 +508,30 @@ impl Chain {
     }
 
     fn is_in(&self, entry: &Entry) -> bool {
-        self.in_base(entry)
+        self.base.contains(entry)
             || self
                 .entries
                 .binary_search_by_key(&entry.order, |known| known.order)
                 .is_ok()
     }
 
-    fn in_base(&self, entry: &Entry) -> bool {
-        match entry.origin {
-            Origin::Local(end) => end < self.base_begins,
-            Origin::Foreign(end) => end <= self.base_holds,
-        }
-    }
-
     /// Folds what is final into the base; `false` where nothing else is left.
-    fn settle(&mut self, acknowledged: LogPos) -> bool {
-        let open = |entry: &Entry| matches!(entry.origin, Origin::Local(end) if end > acknowledged);
+    fn settle(&mut self, acknowledged: &Acknowledged) -> bool {
+        let open = |entry: &Entry| acknowledged.is_open(entry);
         let Some(first) = self.entries.iter().position(open) else {
             return false;
         };
-        if let Some(Origin::Local(begins)) = self.entries.get(first).map(|entry| entry.origin) {
-            self.base_begins = begins;
+        if let Some(Entry { origin, .. }) = self.entries.get(first) {
+            self.base.begins(origin.log, origin.end);
         }
         let settled: Vec<Entry> = self.entries.drain(..first).collect();
         for entry in settled {
             self.odd -= usize::from(!self.is_plain(&entry));
             self.kept.remove(&entry.order);
-            if let Ok(row) = step(self.base.as_ref(), &entry.write, &self.rules) {
-                self.base = row;
+            if let Ok(row) = step(self.base.row.as_ref(), &entry.write, &self.rules) {
+                self.base.row = row;
             }
-            if let Origin::Foreign(end) = entry.origin {
-                self.base_holds = self.base_holds.max(end);
-            }
+            self.base.holds(entry.origin.log, entry.origin.end);
         }
         true
     }

@@ -88,8 +88,15 @@ pub async fn load(
         "SELECT row_key, effective, content FROM {}.{HISTORY}",
         quote_identifier(schema)
     );
-    let unreadable =
-        || Error::Internal("a kept history does not read: another version wrote it".to_owned());
+    let unreadable = || {
+        Error::Internal(format!(
+            "{}.{HISTORY} has rows that another version of twinlog wrote. Start that version again, stop \
+             all writers, run `twinlog wait` (then none of them is needed any more), stop both engines, \
+             and TRUNCATE {}.{HISTORY} on both nodes",
+            quote_identifier(schema),
+            quote_identifier(schema),
+        ))
+    };
     let rows: Vec<(String, u64, String)> =
         connection.all(&sql, "reading the kept histories").await?;
     let mut bases: HashMap<KeyHash, KeptBase> = HashMap::new();

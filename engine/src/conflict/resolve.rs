@@ -7,11 +7,14 @@
 //! when one more foreign write joins it. Only the *last* concurrent local claim of a key has to be
 //! known, for the claims of one node rise in the order of its log.
 
+use std::cmp::{Ordering, Reverse};
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::claim::{ClaimKind, RowWrite};
 use super::key::KeyHash;
-use super::policy::{NodeOrder, Policy, Winner};
+use super::policy::{Policy, Standing, Winner};
 use super::window::LocalWrite;
 
 /// A foreign write that is to be settled.
@@ -19,14 +22,35 @@ use super::window::LocalWrite;
 pub struct Arrival<'w> {
     /// What it writes.
     pub write: &'w RowWrite,
-    /// Effective timestamp of its transaction, microseconds since 1970.
-    pub effective: u64,
+    /// Where its transaction stands.
+    pub standing: Standing<'w>,
     /// Whether the target holds a row at the write's row key, behind all that was applied before.
     pub present: bool,
     /// The table's policy.
     pub policy: Policy,
-    /// Which node goes first.
-    pub order: NodeOrder,
+}
+
+/// A claim of another node, the target or a third one, that is concurrent with an arriving write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rival {
+    /// That node's last claim of the key.
+    pub claim: LocalWrite,
+    /// Place of that node in the order of nodes.
+    pub place: u8,
+    /// What its transaction had seen; see [`Standing::seen`].
+    pub seen: Arc<[u64]>,
+}
+
+impl Rival {
+    /// Where the claim's transaction stands.
+    #[must_use]
+    pub fn standing(&self) -> Standing<'_> {
+        Standing {
+            effective: self.claim.effective,
+            place: self.place,
+            seen: &self.seen,
+        }
+    }
 }
 
 /// What is to be done at the target, and what to say of it.
@@ -75,7 +99,8 @@ pub struct Conflict {
     /// Whether the image (or delete) of the foreign write stands. Some keys may have been decided
     /// the other way; see `met`.
     pub winner: Winner,
-    /// The keys that both nodes claimed, with the verdict of each. Empty where an earlier image of
+    /// The keys that other nodes claimed too, with the verdict of each; with three nodes, each once
+    /// for every such node. Empty where an earlier image of
     /// the row had lost and this one finds it missing.
     pub met: Vec<MetKey>,
 }
@@ -87,8 +112,10 @@ pub struct MetKey {
     pub key: KeyHash,
     /// `None`: the row key. Else the number among the schema's `unique_keys`.
     pub unique: Option<usize>,
-    /// The last local claim of it.
+    /// The other node's last claim of it.
     pub local: LocalWrite,
+    /// Place of that node in the order of nodes.
+    pub place: u8,
     /// Whose it is now.
     pub winner: Winner,
 }
@@ -137,14 +164,14 @@ impl ConflictKind {
 
 /// Settles one foreign write.
 ///
-/// `concurrent` gives the last local claim of a key that lies behind what the write's transaction
-/// had seen ([`super::window::Window::concurrent_write`]). It must be complete up to the end of the
-/// target's log, and the write's keys locked, before the answer may be trusted: see
-/// docs/conflicts.md, "What the apply owes".
+/// `concurrent` gives, for each other node, its last claim of a key that lies behind what the write's
+/// transaction had seen of that node ([`super::window::Window::concurrent_write`]). It must be
+/// complete up to the end of the target's log, and the write's keys locked, before the answer may be
+/// trusted: see docs/conflicts.md, "What the apply owes".
 #[must_use]
-pub fn resolve(
+pub fn resolve<R: IntoIterator<Item = Rival>>(
     arrival: &Arrival<'_>,
-    concurrent: impl Fn(KeyHash) -> Option<LocalWrite>,
+    concurrent: impl Fn(KeyHash) -> R,
 ) -> Resolution {
     let write = arrival.write;
     let keys = write.row_key().map(|key| (None, key)).into_iter().chain(
@@ -156,27 +183,29 @@ pub fn resolve(
     let mut met: Vec<MetKey> = Vec::new();
     let mut halt = false;
     for (unique, key) in keys {
-        let Some(local) = concurrent(key) else {
-            continue;
-        };
-        let winner = arrival
-            .policy
-            .winner(arrival.order, arrival.effective, local.effective);
-        halt |= winner.is_none();
-        met.push(MetKey {
-            key,
-            unique,
-            local,
-            winner: winner.unwrap_or(Winner::Local),
-        });
+        for rival in concurrent(key) {
+            let order = arrival.policy.compare(&arrival.standing, &rival.standing());
+            halt |= order.is_none();
+            met.push(MetKey {
+                key,
+                unique,
+                local: rival.claim,
+                place: rival.place,
+                winner: match order {
+                    Some(Ordering::Greater) => Winner::Remote,
+                    _ => Winner::Local,
+                },
+            });
+        }
     }
     let lost = met.iter().any(|key| key.winner == Winner::Local);
     // A late arrival displaces even where it does not stand itself: its claims count.
-    let displace = met
-        .iter()
-        .filter(|key| key.winner == Winner::Remote)
-        .filter_map(|key| key.unique)
-        .collect();
+    let mut displace: Vec<usize> = met.iter().filter_map(|key| key.unique).collect();
+    displace.dedup();
+    displace.retain(|number| {
+        let mut of_key = met.iter().filter(|key| key.unique == Some(*number));
+        of_key.all(|key| key.winner == Winner::Remote)
+    });
     let lost_row = met
         .iter()
         .any(|key| key.unique.is_none() && key.winner == Winner::Local);
@@ -196,24 +225,27 @@ pub fn resolve(
     }
 }
 
-fn finding(
+fn finding<R: IntoIterator<Item = Rival>>(
     arrival: &Arrival<'_>,
     met: Vec<MetKey>,
     lost: bool,
     halt: bool,
-    concurrent: &impl Fn(KeyHash) -> Option<LocalWrite>,
+    concurrent: &impl Fn(KeyHash) -> R,
 ) -> Finding {
     let write = arrival.write;
     // A unique value that the row had before is not what an update is about, once the row itself was
     // met.
     let row_met = met.iter().any(|met| met.unique.is_none());
-    let telling: Vec<&MetKey> = met
+    let mut telling: Vec<&MetKey> = met
         .iter()
         .filter(|met| {
             let unchanged = |number| write.left().contains(&(number, met.key));
             !(row_met && met.unique.is_some_and(unchanged))
         })
         .collect();
+    // Of several nodes that claimed one key, the later claim tells the kind.
+    telling.sort_by_key(|met| (met.unique, Reverse(met.local.effective)));
+    telling.dedup_by_key(|met| met.unique);
     let kind = match telling.as_slice() {
         [] => {
             // Nothing that it claims was claimed here. A row that is missing was taken away by a
@@ -221,7 +253,7 @@ fn finding(
             let explained = write
                 .left()
                 .iter()
-                .any(|(_, key)| concurrent(*key).is_some());
+                .any(|(_, key)| concurrent(*key).into_iter().next().is_some());
             match (write, arrival.present) {
                 (RowWrite::Insert { .. }, false)
                 | (RowWrite::Update { .. } | RowWrite::Delete { .. }, true) => {
@@ -345,19 +377,30 @@ mod tests {
     ) -> Resolution {
         let arrival = Arrival {
             write,
-            effective,
+            standing: Standing {
+                effective,
+                place: 1,
+                seen: &[],
+            },
             present,
             policy: Policy::LastWriteWins,
-            order: NodeOrder::TargetFirst,
         };
         resolve(&arrival, |key| {
             let (_, effective, kind) = local.iter().find(|(claimed, ..)| *claimed == key)?;
-            Some(LocalWrite {
-                position: LogPos::new(1, *effective),
-                effective: *effective,
-                kind: *kind,
-            })
+            Some(rival(0, *effective, *kind))
         })
+    }
+
+    fn rival(place: u8, effective: u64, kind: ClaimKind) -> Rival {
+        Rival {
+            claim: LocalWrite {
+                position: LogPos::new(1, effective),
+                effective,
+                kind,
+            },
+            place,
+            seen: Arc::default(),
+        }
     }
 
     fn conflict(resolution: &Resolution) -> &Conflict {
@@ -436,18 +479,47 @@ mod tests {
         };
         let arrival = Arrival {
             write: &write,
-            effective: 9,
+            standing: Standing {
+                effective: 9,
+                place: 0,
+                seen: &[],
+            },
             present: true,
             policy: Policy::Halt,
-            order: NodeOrder::OriginFirst,
         };
-        let settled = resolve(&arrival, |_| {
-            Some(LocalWrite {
-                position: LogPos::new(1, 1),
-                effective: 1,
-                kind: ClaimKind::Image,
-            })
-        });
+        let settled = resolve(&arrival, |_| Some(rival(1, 1, ClaimKind::Image)));
         assert!(matches!(settled.finding, Finding::Halt(_)));
+    }
+
+    /// With three nodes a value goes to the write only if it beats both others' claims of it.
+    #[test]
+    fn a_write_must_beat_every_other_node() {
+        let write = RowWrite::Insert {
+            after: keys(1, Some(X)),
+        };
+        let unique = keys(1, Some(X)).unique[0].1;
+        let settle = |effective| {
+            let arrival = Arrival {
+                write: &write,
+                standing: Standing {
+                    effective,
+                    place: 2,
+                    seen: &[],
+                },
+                present: false,
+                policy: Policy::LastWriteWins,
+            };
+            resolve(&arrival, |key| {
+                let image = ClaimKind::Image;
+                let rivals = [rival(0, 5, image), rival(1, 7, image)];
+                rivals.into_iter().filter(move |_| key == unique)
+            })
+        };
+        let lost = settle(6);
+        assert_eq!((lost.row, lost.displace.len()), (RowAction::Remove, 0));
+        assert_eq!(conflict(&lost).kind, ConflictKind::InsertExists);
+        assert_eq!(conflict(&lost).met.len(), 2);
+        let won = settle(8);
+        assert_eq!((won.row, &won.displace[..]), (RowAction::Put, &[0][..]));
     }
 }

@@ -1,12 +1,14 @@
-//! What this node's clients wrote lately: the local writes that a peer may not have seen yet.
+//! What a node's clients wrote lately: the writes that another node may not have seen yet.
 //!
-//! The local tailer fills it in the order of this node's own log; the apply asks it whether a key
+//! An engine has one of its own node. With three nodes and more it needs one besides for each other
+//! node whose writes it has applied and a third one may not have seen (docs/conflicts.md, "Three
+//! nodes"); positions are always of the log of the node whose writes they are. The local tailer fills it in the order of this node's own log; the apply asks it whether a key
 //! was written here behind what the origin had seen. Entries go once the peer's log shows that it
 //! has applied them. See `docs/architecture.md` and design decision 0001.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
@@ -49,6 +51,9 @@ struct Inner {
     /// What the peer's log shows as applied there. The tailer may come by later: what it then reads
     /// in front of this need not be remembered.
     acknowledged: LogPos,
+    /// What the node's transactions had seen of the nodes in front of it, from each end on; see
+    /// [`Window::record_seen`].
+    seen: VecDeque<(LogPos, Arc<[u64]>)>,
     /// Last local row change of each table (for TRUNCATE and DROP arriving from the peer).
     tables: HashMap<TableHash, LogPos>,
     /// Last local DDL of each table: rows of the peer may still come in the table's old form.
@@ -90,6 +95,7 @@ impl Window {
                 claims,
                 trouble: None,
                 acknowledged: LogPos::default(),
+                seen: VecDeque::new(),
                 tables: HashMap::new(),
                 definitions: HashMap::new(),
                 intent: None,
@@ -128,6 +134,25 @@ impl Window {
             inner.tables.insert(table, end);
         }
         Ok(())
+    }
+
+    /// The node's transaction that ends at `end` had seen this of the nodes in front of it, and so
+    /// have those behind it until this is said anew: see [`super::policy::Standing::seen`], which
+    /// with two nodes is not needed.
+    pub fn record_seen(&self, end: LogPos, seen: &[u64]) {
+        let mut inner = self.lock();
+        if inner.seen.back().is_none_or(|(_, last)| **last != *seen) {
+            inner.seen.push_back((end, seen.into()));
+        }
+    }
+
+    /// What the node's transaction that ends at `end` had seen of the nodes in front of it.
+    #[must_use]
+    pub fn seen_at(&self, end: LogPos) -> Arc<[u64]> {
+        let inner = self.lock();
+        let behind = inner.seen.partition_point(|(from, _)| *from <= end);
+        let known = behind.checked_sub(1).and_then(|last| inner.seen.get(last));
+        known.map(|(_, seen)| Arc::clone(seen)).unwrap_or_default()
     }
 
     /// A local DDL statement that ends at `end` changed these tables. One that `removes_rows` meets
@@ -253,6 +278,14 @@ impl Window {
         inner.acknowledged = inner.acknowledged.max(acknowledged);
         if let Err(error) = inner.claims.drop_front(acknowledged) {
             inner.trouble = Some(error);
+        }
+        // The last one in front holds for what comes behind it.
+        while inner
+            .seen
+            .get(1)
+            .is_some_and(|(from, _)| *from <= acknowledged)
+        {
+            inner.seen.pop_front();
         }
         inner.tables.retain(|_, position| *position > acknowledged);
         inner
@@ -417,6 +450,21 @@ mod tests {
             .record(LogPos::new(1, 180), 19, [image(4)], [])
             .unwrap();
         assert!(window.is_empty(), "the tailer came by later");
+    }
+
+    #[test]
+    fn what_was_seen_holds_until_it_is_said_anew() {
+        let window = Window::new(LogPos::new(1, 4));
+        let at = |offset| LogPos::new(1, offset);
+        assert!(window.seen_at(at(100)).is_empty());
+        window.record_seen(at(100), &[7]);
+        window.record_seen(at(200), &[7]);
+        window.record_seen(at(300), &[9]);
+        assert_eq!(*window.seen_at(at(250)), [7]);
+        window.acknowledge(at(200));
+        assert_eq!(*window.seen_at(at(250)), [7]);
+        window.acknowledge(at(400));
+        assert_eq!(*window.seen_at(at(500)), [9]);
     }
 
     #[tokio::test]
