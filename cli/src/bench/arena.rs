@@ -101,8 +101,7 @@ impl ArenaOptions {
             ));
         }
         let file = data.join("twinlog.toml");
-        std::fs::write(&file, &text)
-            .with_context(|| format!("cannot write {}", file.display()))?;
+        std::fs::write(&file, &text).with_context(|| format!("cannot write {}", file.display()))?;
         let config = Config::load(&file).context("--set: the engine does not accept it")?;
         Ok((Arc::new(config), file))
     }

@@ -112,7 +112,10 @@ impl EngineProcess {
             self.check().await?;
             if let Ok(status) = self.status().await
                 && !status.links.is_empty()
-                && status.links.iter().all(|link| link.state == State::Streaming)
+                && status
+                    .links
+                    .iter()
+                    .all(|link| link.state == State::Streaming)
             {
                 return Ok(());
             }

@@ -41,8 +41,7 @@ fn in_log(file: &[u8], schema: &str) -> u64 {
     let mut marker = None;
     let mut bytes = 0;
     while let Some(header) = rest.get(..HEADER) {
-        let length =
-            u32::from_le_bytes([header[9], header[10], header[11], header[12]]) as usize;
+        let length = u32::from_le_bytes([header[9], header[10], header[11], header[12]]) as usize;
         let Some(body) = rest.get(HEADER..length) else {
             break;
         };

@@ -150,7 +150,10 @@ impl Counted {
         let id: Vec<String> = source.query(sql).await?;
         let mut counted = Self {
             kind: source.kind(),
-            source: id.into_iter().next().context("the server has no identity")?,
+            source: id
+                .into_iter()
+                .next()
+                .context("the server has no identity")?,
             base: 0,
         };
         let mut conn = source.connect().await?;

@@ -49,7 +49,8 @@ impl Progress {
     pub fn done(&self, what: &str, done: u64, of: u64) {
         let Some(bar) = &self.bar else { return };
         if bar.length() != Some(of) || bar.message() != what {
-            let style = "{spinner} {msg} [{wide_bar}] {human_pos}/{human_len} {per_sec}, {eta} left";
+            let style =
+                "{spinner} {msg} [{wide_bar}] {human_pos}/{human_len} {per_sec}, {eta} left";
             bar.set_style(
                 ProgressStyle::with_template(style)
                     .unwrap_or_else(|_| ProgressStyle::default_bar()),

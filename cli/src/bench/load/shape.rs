@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use rand::rngs::StdRng;
 use rand::RngExt as _;
+use rand::rngs::StdRng;
 use serde::Serialize;
 
 /// What a transaction does.

@@ -51,9 +51,7 @@ pub async fn create(conn: &mut Conn, options: &LoadOptions) -> anyhow::Result<()
         let mut id = 1;
         while id <= options.rows {
             let last = options.rows.min(id + BATCH - 1);
-            let rows: Vec<String> = (id..=last)
-                .map(|id| row(options, &mut rng, id))
-                .collect();
+            let rows: Vec<String> = (id..=last).map(|id| row(options, &mut rng, id)).collect();
             conn.query_drop(format!(
                 "INSERT INTO `{database}`.{table} VALUES {}",
                 rows.join(",")

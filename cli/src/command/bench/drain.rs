@@ -93,7 +93,10 @@ fn text(report: &DrainReport) -> String {
             right(outcome.seconds.text(few_digits)),
             right(outcome.transactions_per_second.text(few_digits)),
             of(&|run| run.engine_cpu_seconds, &few_digits),
-            of(&|run| run.engine_peak_memory_bytes.map(|n| n as f64), &bytes),
+            of(
+                &|run| run.engine_peak_memory_bytes.map(|n| n as f64),
+                &bytes,
+            ),
             of(&|run| Some(run.target_cpu_seconds), &few_digits),
             of(
                 &|run| Some(run.target_log_bytes as f64 / transactions),
@@ -117,8 +120,19 @@ fn text(report: &DrainReport) -> String {
         report.written_seconds,
         bytes(report.origin_log_bytes as f64),
         bytes(report.origin_log_bytes as f64 / transactions),
-        report.contenders.first().map_or(0, |first| first.runs.len()),
-        if report.contenders.first().is_some_and(|first| first.runs.len() == 1) { "" } else { "s" },
+        report
+            .contenders
+            .first()
+            .map_or(0, |first| first.runs.len()),
+        if report
+            .contenders
+            .first()
+            .is_some_and(|first| first.runs.len() == 1)
+        {
+            ""
+        } else {
+            "s"
+        },
     );
     if let Some(times) = report.times_as_fast {
         text.push_str(&format!(
