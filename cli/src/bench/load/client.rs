@@ -1,5 +1,6 @@
 //! One client of the load: what its transactions do.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -27,6 +28,9 @@ pub struct Client {
     fresh: u64,
 }
 
+/// How many clients there have been in this process, on whatever node.
+static CLIENTS: AtomicU64 = AtomicU64::new(0);
+
 impl Client {
     /// Client `number` of the load at its node.
     #[must_use]
@@ -36,7 +40,7 @@ impl Client {
             options: options.clone(),
             number,
             rng: StdRng::seed_from_u64(seed),
-            fresh: 0,
+            fresh: (CLIENTS.fetch_add(1, Ordering::Relaxed) + 1) * 1_000_000_000,
         }
     }
 
@@ -146,11 +150,10 @@ impl Client {
         Ok(conn.affected_rows())
     }
 
-    /// A value that no other client of any node makes.
+    /// A value that no other client of any node makes, and that no row has from the start.
     fn fresh(&mut self) -> u64 {
         self.fresh += 1;
-        let who = u64::from(self.options.node) * 1000 + u64::from(self.number) + 1;
-        who * 1_000_000_000 + self.fresh
+        self.fresh
     }
 
     async fn unique_keys(&mut self, conn: &mut Conn) -> Result<u64, Error> {
