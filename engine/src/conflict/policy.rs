@@ -139,9 +139,13 @@ mod tests {
 
     #[test]
     fn ties_go_to_the_node_that_stands_first() {
+        let (first, tied, later) = (
+            standing(0, 5, &[]),
+            standing(1, 5, &[]),
+            standing(1, 6, &[]),
+        );
         let higher =
             |one, other| Policy::LastWriteWins.compare(one, other) == Some(Ordering::Greater);
-        assert!(higher(&standing(0, 5, &[]), &standing(1, 5, &[])));
-        assert!(higher(&standing(1, 6, &[]), &standing(0, 5, &[])));
+        assert!(higher(&first, &tied) && higher(&later, &first));
     }
 }
