@@ -35,8 +35,8 @@ mod double_bits {
 
 /// One column's value in a row image.
 ///
-/// Its serialised form is for the histories of merged rows ([`crate::conflict::history`]), which hold
-/// no JSON.
+/// Its serialised form is for the histories of merged rows ([`crate::conflict::history`]) and for rows
+/// on disk ([`crate::spill`]).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Value {
     /// SQL NULL.
@@ -112,7 +112,6 @@ pub enum Value {
     /// SET by its bits.
     Set(u64),
     /// MySQL's JSON, as stored.
-    #[serde(skip)]
     Json(Json),
 }
 
@@ -267,7 +266,7 @@ impl std::fmt::Display for SourceTable {
 }
 
 /// What happened to one row.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum RowChange {
     /// A row came to be.
     Insert {
