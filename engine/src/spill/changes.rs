@@ -361,7 +361,7 @@ mod tests {
                 Value::Float(n as f32),
                 Value::Null,
                 Value::Decimal("-1.50".into()),
-                Value::Bytes(vec![7; (n % 300) as usize].into()),
+                Value::Bytes(vec![7; n.rem_euclid(300) as usize].into()),
             ])
         };
         match number % 3 {

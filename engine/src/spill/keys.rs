@@ -13,6 +13,7 @@ const HELD: usize = 16 * 1024;
 pub struct Keys {
     room: Room,
     held: Vec<(KeyHash, bool)>,
+    last: Option<(KeyHash, bool)>,
     writer: Option<Writer>,
 }
 
@@ -30,6 +31,7 @@ impl Keys {
         Self {
             room: room.clone(),
             held: Vec::new(),
+            last: None,
             writer: None,
         }
     }
@@ -40,7 +42,7 @@ impl Keys {
     /// [`crate::Error::Store`].
     pub fn extend(&mut self, keys: impl Iterator<Item = (KeyHash, bool)>) -> Result<()> {
         for key in keys {
-            if self.held.last() == Some(&key) {
+            if self.last.replace(key) == Some(key) {
                 continue;
             }
             self.held.push(key);
