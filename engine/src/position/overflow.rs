@@ -57,8 +57,7 @@ impl Overflow {
             }
             _ => {}
         }
-        let (claims, by_position) =
-            trees(folder, 0).map_err(|error| trouble(error.to_string()))?;
+        let (claims, by_position) = trees(folder, 0).map_err(|error| trouble(error.to_string()))?;
         Ok(Self {
             claims,
             by_position,
