@@ -8,6 +8,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -28,6 +29,8 @@ const CLAIM_BYTES: usize = 160;
 pub struct Window {
     inner: Mutex<Inner>,
     read: watch::Sender<LogPos>,
+    /// Counts what the tailer has done, be it within a transaction.
+    stirred: AtomicU64,
     histories: Histories,
 }
 
@@ -101,6 +104,7 @@ impl Window {
                 intent: None,
             }),
             read: watch::Sender::new(start),
+            stirred: AtomicU64::new(0),
             histories: Histories::default(),
         }
     }
@@ -243,6 +247,17 @@ impl Window {
             }
             forward
         });
+    }
+
+    /// The tailer is at work, though it may not have come to the end of a transaction.
+    pub fn stir(&self) {
+        self.stirred.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A number that another one follows as long as the tailer is at work.
+    #[must_use]
+    pub fn stirred(&self) -> u64 {
+        self.stirred.load(Ordering::Relaxed)
     }
 
     /// How far the tailer has read.
