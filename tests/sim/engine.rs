@@ -257,17 +257,17 @@ impl Engine {
         // A row's history has to begin with its first write, whoever wrote it: all logs are taken in the
         // one order that extends causality.
         let mut reads: Vec<(u64, usize, usize, Read)> = Vec::new();
-        for of in 0..nodes {
+        for (of, log) in logs.iter().enumerate() {
             let Some(mut reader) = again(of) else {
                 continue;
             };
             let until = if of == node {
-                logs[of].len()
+                log.len()
             } else {
                 engine.links[of].next
             };
             while reader.next < until {
-                if let Some(Some(read)) = reader.read(logs[of], mutation) {
+                if let Some(Some(read)) = reader.read(log, mutation) {
                     reads.push((read.effective, of, reader.next - 1, read));
                 }
             }
