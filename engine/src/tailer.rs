@@ -19,6 +19,7 @@ use crate::conflict::key::{KeyHash, TableHash, image_keys};
 use crate::conflict::window::Window;
 use crate::connection::Identity;
 use crate::error::{Disposition, Error, Result};
+use crate::failpoint::{self, Failpoint};
 use crate::log_reader::{LogReader, Start, Step};
 use crate::origin::{Origin, Passed, Reason};
 use crate::position::LogPos;
@@ -104,8 +105,10 @@ impl Tailer {
             match reader.next().await? {
                 Step::Transaction(Origin::Local(local)) => {
                     self.record(&local).await?;
+                    failpoint::reach(Failpoint::Tailed);
                     place.clock = local.effective;
                     place.seen = local.seen;
+                    (place.marked, place.numbered) = (reader.marked(), reader.numbered());
                     self.reached(place, local.end, reader.birth());
                 }
                 Step::Transaction(Origin::Passed(passed)) => {
@@ -113,6 +116,7 @@ impl Tailer {
                     place.clock = passed.clock;
                     place.seen = passed.seen;
                     place.intended = reader.intended().cloned();
+                    (place.marked, place.numbered) = (reader.marked(), reader.numbered());
                     self.reached(place, passed.end, reader.birth());
                 }
                 Step::Boundary(position) => self.reached(place, position, reader.birth()),
@@ -273,6 +277,8 @@ impl Start {
             clock,
             seen: Seen::default(),
             intended: None,
+            marked: None,
+            numbered: None,
         }
     }
 }

@@ -28,6 +28,7 @@ use crate::conflict::journal::{self, Entry};
 use crate::conflict::kept;
 use crate::conflict::key::{KeyHash, image_keys};
 use crate::error::{Error, Result};
+use crate::failpoint::{self, Failpoint};
 use crate::group::{coalesced, one_by_one};
 use crate::position::LogPos;
 use crate::row::{Row, RowChange};
@@ -128,6 +129,7 @@ impl Applier {
         if self.catalog.generation() != generation {
             return Ok(Attempt::Stale);
         }
+        failpoint::reach(Failpoint::CarefulLocked);
         let mut settled = Settled::default();
         let mut index = 0;
         while index < weighed.len() {
@@ -166,9 +168,13 @@ impl Applier {
                 return Ok(Attempt::Stale);
             }
         }
+        failpoint::reach(Failpoint::CarefulSettled);
         let kept = self.write_down(&settled).await?;
         self.window.trust()?;
-        self.connection.execute("COMMIT", "committing").await?;
+        failpoint::reach(Failpoint::CarefulJournalled);
+        let commit = self.connection.execute("COMMIT", "committing");
+        failpoint::midway(Failpoint::CarefulCommitSent, commit).await?;
+        failpoint::reach(Failpoint::CarefulCommitted);
         self.marker = marker;
         self.progress.applied(transactions);
         for entry in &settled.entries {
