@@ -182,9 +182,9 @@ impl Finished {
             }
             outcome.transactions = of_node[0] + of_node[1];
             let known = |account: &&Account| {
-                entries.iter().any(|(node, client, ..)| {
-                    (account.node, account.client) == (*node, *client)
-                })
+                entries
+                    .iter()
+                    .any(|(node, client, ..)| (account.node, account.client) == (*node, *client))
             };
             let missing = self.accounts.iter().filter(|account| !known(account));
             outcome.lost += missing.map(|account| account.acknowledged).sum::<i64>();
@@ -197,6 +197,9 @@ impl Finished {
                 .await
                 .unwrap();
             for (counter, entries) in counters {
+                if counter != entries {
+                    println!("node {at}: a counter of {entries} increments is at {counter}");
+                }
                 outcome.doubled += (counter - entries).max(0);
                 outcome.lost += (entries - counter).max(0);
             }
@@ -206,6 +209,12 @@ impl Finished {
                 .await
                 .unwrap();
             let theirs = of_node[1 - at] + besides[1 - at];
+            if counted[0] != theirs {
+                println!(
+                    "node {at}: {} transactions applied, of {theirs}",
+                    counted[0]
+                );
+            }
             outcome.doubled += (counted[0] - theirs).max(0);
             outcome.lost += (theirs - counted[0]).max(0);
         }

@@ -85,17 +85,21 @@ impl Window {
     }
 
     fn with(start: LogPos, claims: Claims) -> Self {
+        let histories = Histories::default();
+        histories.acknowledge(start);
         Self {
             inner: Mutex::new(Inner {
                 claims,
                 trouble: None,
-                acknowledged: LogPos::default(),
+                // The peer has everything in front of where the tailer begins. A history that was
+                // kept and is final by now must not be taken up again.
+                acknowledged: start,
                 tables: HashMap::new(),
                 definitions: HashMap::new(),
                 intent: None,
             }),
             read: watch::Sender::new(start),
-            histories: Histories::default(),
+            histories,
         }
     }
 
