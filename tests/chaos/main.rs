@@ -23,6 +23,8 @@ macro_rules! on_both {
 }
 
 mod failpoints;
+mod network;
+mod store;
 mod storm;
 
 /// The program under test.

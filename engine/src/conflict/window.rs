@@ -423,6 +423,14 @@ mod tests {
         assert!(window.is_empty(), "the tailer came by later");
     }
 
+    #[test]
+    fn the_peer_has_what_lies_in_front_of_the_start() {
+        let window = Window::new(LogPos::new(1, 4));
+        assert_eq!(window.acknowledged(), LogPos::new(1, 4));
+        window.acknowledge(LogPos::new(1, 2));
+        assert_eq!(window.acknowledged(), LogPos::new(1, 4), "never backwards");
+    }
+
     #[tokio::test]
     async fn waiting_ends_when_the_tailer_arrives() {
         let window = Window::new(LogPos::new(1, 4));
