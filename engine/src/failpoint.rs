@@ -64,12 +64,14 @@ pub enum Failpoint {
     StoreHalfWritten,
     /// The store has the record.
     AfterStore,
+    /// All parts of a transaction that is on disk are written: the next step is to commit.
+    HugeWritten,
     /// The engine is stopping and has written its store out.
     Stopping,
 }
 
 /// All of them, with the names by which they are armed.
-pub const ALL: [(Failpoint, &str); 24] = [
+pub const ALL: [(Failpoint, &str); 25] = [
     (Failpoint::Claimed, "claimed"),
     (Failpoint::Received, "received"),
     (Failpoint::Assembled, "assembled"),
@@ -93,6 +95,7 @@ pub const ALL: [(Failpoint, &str); 24] = [
     (Failpoint::BeforeStore, "before-store"),
     (Failpoint::StoreHalfWritten, "store-half-written"),
     (Failpoint::AfterStore, "after-store"),
+    (Failpoint::HugeWritten, "huge-written"),
     (Failpoint::Stopping, "stopping"),
 ];
 

@@ -27,8 +27,9 @@ use crate::position::reconcile::{Agreement, Resume, reconcile};
 use crate::position::store::{LinkRecord, Store};
 use crate::replicator::merges;
 use crate::schema::SchemaCatalog;
+use crate::spill::Room;
 use crate::status::{LinkProgress, State, TailProgress};
-use crate::transaction::Seen;
+use crate::transaction::{Local, Seen};
 
 /// Items between reader and apply; their bytes are bounded besides.
 const QUEUE_ITEMS: usize = 8192;
@@ -162,9 +163,8 @@ impl Link {
                 &origin,
                 &self.target_identity,
                 start,
-                &self.config.engine.schema,
-                &self.config.replication,
-                self.config.engine.heartbeat,
+                &self.config,
+                Room::of(&self.config, &self.target.name),
             )
             .await?;
             Ok::<_, Error>((connection, marker, resume, origin, reader))
@@ -227,7 +227,7 @@ impl Link {
             position: resume.seen,
             clock: resume.seen_clock,
         };
-        let (mut marked, mut numbered) = (resume.marked, resume.numbered);
+        let mut marked = resume.marked;
         let mut birth = (resume.position.file, resume.log_birth);
         let mut marker_moved = Instant::now();
         // DDL was about to run at the origin and its log has not said yet whether it ran: whoever
@@ -252,22 +252,22 @@ impl Link {
             };
             failpoint::reach(Failpoint::Grouped);
             let end = batch.end;
-            if let Some(last) = batch.transactions.last() {
+            // Known only of what ends there itself: behind it there may be more without a write.
+            let mut numbered = None;
+            let last = batch.huge.as_ref().map(|huge| huge.head());
+            if let Some(last) = last.or(batch.transactions.last()) {
                 (clock, seen) = (last.effective, last.seen);
                 birth = birth.max((last.end.file, last.log_birth));
-                if let Some(Gtid::MySql { uuid, tag, number }) = &last.gtid
-                    && tag.is_empty()
-                    && applier.origin_uuid() == Some(*uuid)
-                {
-                    numbered = Some(*number);
-                }
+                numbered = own_number(last, applier.origin_uuid()).filter(|_| last.end == end);
                 marker_moved = Instant::now();
             }
             if let Some(last) = batch.passed.last() {
                 // Whichever stands later in the log knows more.
                 clock = clock.max(last.clock);
                 birth = birth.max((last.end.file, last.log_birth));
-                numbered = numbered.max(last.numbered);
+                if last.end == end {
+                    numbered = last.numbered;
+                }
                 if last.seen.position > seen.position {
                     seen = last.seen;
                 }
@@ -333,9 +333,7 @@ impl Link {
                         () = tokio::time::sleep(pause) => {}
                     }
                     let committed = applier.marker().position;
-                    batch
-                        .transactions
-                        .retain(|transaction| transaction.end > committed);
+                    batch.forget(committed);
                 }
                 other => return other,
             }
@@ -521,6 +519,16 @@ pub(crate) fn uuid_text(identity: &Identity) -> String {
         .unwrap_or_default()
 }
 
+/// Number of a transaction's GTID, if the log's own server gave it out.
+fn own_number(local: &Local, own: Option<[u8; 16]>) -> Option<u64> {
+    match &local.gtid {
+        Some(Gtid::MySql { uuid, tag, number }) if tag.is_empty() && own == Some(*uuid) => {
+            Some(*number)
+        }
+        _ => None,
+    }
+}
+
 fn lock(intended: &Mutex<Option<Intended>>) -> MutexGuard<'_, Option<Intended>> {
     intended.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -552,6 +560,15 @@ async fn read(
                     .map_err(|_| Error::Stopped)?;
                 progress.queued(local.end, local.committed_at);
                 Item::Foreign(local, permit)
+            }
+            Step::Transaction(Origin::Huge(huge)) => {
+                // It takes all the room, so that no more than one waits on disk.
+                let permit = Arc::clone(&room)
+                    .acquire_many_owned(room_kib)
+                    .await
+                    .map_err(|_| Error::Stopped)?;
+                progress.queued(huge.head().end, huge.head().committed_at);
+                Item::Huge(huge, permit)
             }
             Step::Transaction(Origin::Passed(passed)) => {
                 progress.passed(&passed);

@@ -28,6 +28,7 @@ fn ordinary(point: Failpoint) -> bool {
                 | Failpoint::DefinitionSent
                 | Failpoint::DefinitionRun
                 | Failpoint::MarkerAlone
+                | Failpoint::HugeWritten
                 | Failpoint::Stopping
         )
 }

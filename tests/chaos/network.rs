@@ -11,10 +11,7 @@ use twinlog_harness::{Cluster, ClusterOptions};
 
 use crate::TWINLOG;
 
-on_both!(
-    the_network_breaks,
-    a_slow_network_is_no_broken_one,
-);
+on_both!(the_network_breaks, a_slow_network_is_no_broken_one,);
 
 /// As configured here.
 const SILENCE: Duration = Duration::from_secs(2);
@@ -49,7 +46,10 @@ async fn account(cluster: &Cluster, load: Ledger) {
     cluster.assert_equal().await;
     for node in [0, 1] {
         let log = cluster.log(node);
-        assert!(!log.contains("halted") && !log.contains("panicked"), "{log}");
+        assert!(
+            !log.contains("halted") && !log.contains("panicked"),
+            "{log}"
+        );
     }
 }
 
@@ -138,7 +138,12 @@ async fn a_slow_network_is_no_broken_one(kind: ServerKind) {
         cluster.wait_for(PATIENCE).await;
     }
     for node in [0, 1] {
-        assert_eq!(cluster.log_length(node), from[node], "{}", cluster.log(node));
+        assert_eq!(
+            cluster.log_length(node),
+            from[node],
+            "{}",
+            cluster.log(node)
+        );
     }
     account(&cluster, load).await;
 }

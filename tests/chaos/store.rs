@@ -155,9 +155,9 @@ async fn a_store_that_cannot_be_written(kind: ServerKind) {
             let now: Vec<i64> = cluster
                 .query(1, "SELECT COUNT(*) FROM d.entry WHERE node = 0")
                 .await;
-            let said = log.lines().find(|line| {
-                line.contains("store ") && line.contains("check the disk")
-            });
+            let said = log
+                .lines()
+                .find(|line| line.contains("store ") && line.contains("check the disk"));
             assert!(!log.contains("panicked"), "{log}");
             if let Some(line) = said {
                 println!("{kind}: {kib} KiB: {line}");
@@ -209,7 +209,9 @@ async fn a_stale_engine_is_fenced(kind: ServerKind) {
     cluster.start_engine(1, None);
     let refused = cluster.ended(1).await;
     assert_eq!(refused.code(), Some(1));
-    let line = cluster.says(1, from, "another engine is running for node b").await;
+    let line = cluster
+        .says(1, from, "another engine is running for node b")
+        .await;
     let connection = line.split("(connection ").nth(1).unwrap();
     let connection = connection.split(' ').next().unwrap();
     // As the message says.

@@ -271,8 +271,11 @@ impl Client {
                 }
                 // Deadlocks and lock timeouts are what clients meet.
                 Err(mysql_async::Error::Server(error))
-                    if matches!(error.code, 1213 | 1205 | 1020) =>
+                    if matches!(error.code, 1213 | 1205 | 1020 | 1305) =>
                 {
+                    if error.code == 1305 {
+                        println!("node {node}: a transaction was rolled back without a word");
+                    }
                     conn.query_drop("ROLLBACK").await?;
                 }
                 Err(error) => {
@@ -312,9 +315,12 @@ impl Client {
         }
         if self.random.random_range(0..10) < self.style.hot {
             for _ in 0..self.random.random_range(1..3) {
+                conn.query_drop("SAVEPOINT hot").await?;
                 match conn.query_drop(hot(&mut self.random)).await {
-                    // A duplicate key or a missing parent.
+                    // A duplicate key or a missing parent. Whether that has cost no more than the
+                    // statement: a transaction that was rolled back has no savepoint (1305).
                     Err(mysql_async::Error::Server(error)) if matches!(error.code, 1062 | 1452) => {
+                        conn.query_drop("ROLLBACK TO hot").await?;
                     }
                     other => other?,
                 }

@@ -26,13 +26,13 @@ pub(super) async fn run(config: Config, arguments: &Run) -> anyhow::Result<ExitC
         failpoint::arm(&armed).map_err(anyhow::Error::msg)?;
         tracing::warn!(failpoint = %armed, "this engine is to die at a failpoint: a test");
     }
-    let config = Arc::new(config);
     let mut signals = Signals::listen()?;
     let mut names: Vec<String> = arguments.node.clone();
     if names.is_empty() {
         names = config.nodes.iter().map(|node| node.name.clone()).collect();
     }
     names.dedup();
+    let config = Arc::new(config.shared_by(names.len()));
     for name in &names {
         config.node(name)?;
     }
