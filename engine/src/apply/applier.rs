@@ -85,7 +85,7 @@ pub(super) enum Attempt {
 
 /// How transactions are tried.
 #[derive(Debug, Clone, Copy)]
-enum Way {
+pub(super) enum Way {
     /// As few statements as it goes.
     Merged,
     /// Each change by itself.
@@ -157,6 +157,9 @@ impl Applier {
     /// [`Error::Conflict`], [`Error::Drift`] and the others stop the link, with everything in front
     /// of the transaction to blame applied.
     pub async fn apply(&mut self, batch: &mut Batch) -> Result<()> {
+        if let Some(huge) = &batch.huge {
+            return self.apply_huge(huge).await;
+        }
         if let [only] = &mut batch.transactions[..]
             && only.definition.is_some()
         {
@@ -370,9 +373,8 @@ impl Applier {
             let read = self.window.read_position();
             let (_, end) = self.connection.log_end(self.target.flavor).await?;
             if end >= read {
-                let waited =
-                    tokio::time::timeout(TAILER_PATIENCE, self.window.read_up_to(end)).await;
-                return waited.unwrap_or_else(|_| {
+                let waited = self.tailer_reaches(end).await;
+                return waited.unwrap_or_else(|| {
                     Err(Error::Connection {
                         node: self.target.node.to_string(),
                         message: format!(
@@ -399,6 +401,19 @@ impl Applier {
                 });
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits as long as the tailer is at work: it may be in the middle of a large transaction.
+    async fn tailer_reaches(&self, end: LogPos) -> Option<Result<()>> {
+        loop {
+            let before = self.window.stirred();
+            let read = tokio::time::timeout(TAILER_PATIENCE, self.window.read_up_to(end)).await;
+            match read {
+                Ok(read) => return Some(read),
+                Err(_) if self.window.stirred() == before => return None,
+                Err(_) => {}
+            }
         }
     }
 
@@ -643,7 +658,7 @@ impl Applier {
         }
     }
 
-    fn unfit(&self, transaction: &Local, failure: Failure) -> Error {
+    pub(super) fn unfit(&self, transaction: &Local, failure: Failure) -> Error {
         let position = self.origin.log_name.show(transaction.start);
         let next = format!(
             "Compare the row on both nodes and repair node {}; to leave the transaction out instead, \
@@ -708,7 +723,11 @@ fn careful_prefix(transactions: &[Local]) -> usize {
 }
 
 /// Every key that the transactions claim or leave.
-fn claims(transactions: &[Local], mappings: &[Vec<Arc<Mapping>>], weights: &Weights) -> Vec<Claim> {
+pub(super) fn claims(
+    transactions: &[Local],
+    mappings: &[Vec<Arc<Mapping>>],
+    weights: &Weights,
+) -> Vec<Claim> {
     let mut claims = Vec::new();
     for (number, (transaction, mappings)) in transactions.iter().zip(mappings).enumerate() {
         let mut previous: Option<&Arc<Mapping>> = None;

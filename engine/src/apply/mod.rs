@@ -5,6 +5,7 @@ mod careful;
 mod definition;
 pub mod execute;
 mod foreign_key;
+mod huge;
 pub(crate) mod image;
 pub mod literal;
 mod locking;

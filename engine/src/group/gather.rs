@@ -5,13 +5,15 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::origin::Passed;
 use crate::position::LogPos;
-use crate::transaction::Local;
+use crate::transaction::{Huge, Local};
 
 /// What the reader sends to the apply, in the log's order.
 #[derive(Debug)]
 pub enum Item {
     /// A transaction to apply, with the room that it takes in the queue.
     Foreign(Box<Local>, OwnedSemaphorePermit),
+    /// One whose changes are on disk: it is applied alone.
+    Huge(Box<Huge>, OwnedSemaphorePermit),
     /// A transaction that needs no write.
     Passed(Passed),
     /// The log goes on in another file; nothing is open.
@@ -32,6 +34,8 @@ pub struct Limits {
 pub struct Batch {
     /// Transactions to apply in one commit, in order. DDL stands alone.
     pub transactions: Vec<Local>,
+    /// Or one whose changes are on disk, and then no other.
+    pub huge: Option<Box<Huge>>,
     /// Transactions passed over on the way, behind or between them.
     pub passed: Vec<Passed>,
     /// Behind the last item.
@@ -76,6 +80,16 @@ impl Gatherer {
                     batch.passed.push(passed);
                 }
                 Item::Rotated(position) => batch.end = position,
+                Item::Huge(huge, permit) => {
+                    if !batch.transactions.is_empty() {
+                        self.held = Some(Item::Huge(huge, permit));
+                        break;
+                    }
+                    batch.end = huge.head().end;
+                    batch.huge = Some(huge);
+                    batch.permits.push(permit);
+                    break;
+                }
                 Item::Foreign(local, permit) => {
                     let full = !batch.transactions.is_empty()
                         && (batch.transactions.len() >= self.limits.transactions
@@ -105,12 +119,18 @@ impl Gatherer {
 }
 
 impl Batch {
+    /// Drops the transactions that are applied up to `committed`.
+    pub fn forget(&mut self, committed: LogPos) {
+        self.transactions
+            .retain(|transaction| transaction.end > committed);
+        self.huge = self.huge.take().filter(|huge| huge.head().end > committed);
+    }
+
     /// Row changes in the batch.
     #[must_use]
     pub fn rows(&self) -> usize {
-        self.transactions
-            .iter()
-            .map(|transaction| transaction.changes.len())
-            .sum()
+        let huge = self.huge.as_ref().map_or(0, |huge| huge.len());
+        let changes = self.transactions.iter();
+        changes.map(|one| one.changes.len()).sum::<usize>() + huge
     }
 }
