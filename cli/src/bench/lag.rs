@@ -25,6 +25,7 @@ use super::Setting;
 use super::arena::ArenaOptions;
 use super::joined::{Joined, Joint, Masters, PROBE};
 use super::load::{self, Client, LoadOptions, Until, Written};
+use super::machine::Watch;
 use super::progress::Progress;
 use super::spread::Spread;
 
@@ -120,6 +121,8 @@ pub struct LagRun {
     pub written_per_second: f64,
     /// Probes.
     pub probes: u64,
+    /// The machine's share that other programs took, 0 to 1.
+    pub others_share: Option<f64>,
     /// Latencies from the commit.
     pub from_commit: Latencies,
     /// Latencies from when it was due.
@@ -318,6 +321,7 @@ async fn measure(
         stop.clone(),
         Arc::clone(&written),
     ));
+    let (watch, before) = (Watch::begin(&joined.server_pids()), joined.cost());
     let begun = Instant::now();
     let counts_from = begun + WARM_UP;
     let ends = counts_from + Duration::from_secs(options.seconds);
@@ -344,6 +348,7 @@ async fn measure(
     Ok(LagRun {
         written_per_second: committed as f64 / seconds,
         probes: from_commit.len(),
+        others_share: watch.others_share(joined.cost().cpu_seconds - before.cpu_seconds),
         from_commit: Latencies::of(&from_commit),
         from_due: Latencies::of(&from_due),
     })

@@ -1,7 +1,7 @@
 //! The page of `bench drain`.
 
-use super::Page;
 use super::plot::{self, Axes, Bar, Line};
+use super::{Page, product};
 use crate::bench::drain::{Contender, DrainReport, Run};
 use crate::bench::spread::{Spread, bytes, few_digits, thousands};
 
@@ -15,11 +15,14 @@ pub fn page(report: &DrainReport) -> anyhow::Result<String> {
     let title = format!(
         "Draining {} transactions: twinlog beside {}'s own replication",
         thousands(report.transactions),
-        setting.server
+        product(setting)
     );
     let lead = format!(
         "{} {}, {} load, both servers durable, conflict detection on, rows compared after every run. {}",
-        setting.server, setting.server_version, setting.load.shape, setting.date
+        product(setting),
+        setting.server_version,
+        setting.load.shape,
+        setting.date
     );
     let mut page = Page::new(&title, &lead);
     let runs = || report.contenders.iter().flat_map(|one| &one.runs);
@@ -110,6 +113,7 @@ pub fn page(report: &DrainReport) -> anyhow::Result<String> {
         x: "seconds since the start",
         y: "transactions applied",
         log: false,
+        ticks: 9,
         x_label: &|value| few(*value),
         y_label: &|value| thousands(*value as u64),
     };

@@ -1,8 +1,8 @@
 //! The page of `bench lag`.
 
-use super::Page;
-use super::drain::two_lines;
+use super::drain::{others_share, two_lines};
 use super::plot::{self, Axes, Line};
+use super::{Page, product};
 use crate::bench::joined::Joint;
 use crate::bench::lag::{LagOutcome, LagReport};
 use crate::bench::spread::few_digits;
@@ -18,14 +18,21 @@ pub fn page(report: &LagReport) -> anyhow::Result<String> {
     let setting = &report.setting;
     let title = format!(
         "Replication lag: twinlog beside {}'s own replication",
-        setting.server
+        product(setting)
     );
     let lead = format!(
         "{} {}, {} load at one master at fixed rates, both servers durable, conflict detection on. {}",
-        setting.server, setting.server_version, setting.load.shape, setting.date
+        product(setting),
+        setting.server_version,
+        setting.load.shape,
+        setting.date
     );
     let mut page = Page::new(&title, &lead);
-    page.warnings(setting, None);
+    let shares = || {
+        let runs = report.contenders.iter().flat_map(|one| &one.runs);
+        runs.filter_map(|run| run.others_share)
+    };
+    page.warnings(setting, shares().reduce(f64::max));
     let mut levels: Vec<u32> = report.contenders.iter().map(|one| one.level).collect();
     levels.sort_unstable();
     levels.dedup();
@@ -76,6 +83,8 @@ pub fn page(report: &LagReport) -> anyhow::Result<String> {
             x: "percentile of the probes",
             y: "lag, ms",
             log: true,
+            // One for each nine.
+            ticks: 5,
             x_label: &|value| percentile(*value),
             y_label: &|value| few_digits(*value),
         };
@@ -159,6 +168,7 @@ pub fn page(report: &LagReport) -> anyhow::Result<String> {
             ),
         ),
         ("Runs", format!("{runs} of each contender, in turns")),
+        ("Others' processor time", others_share(shares())),
     ];
     Ok(page.end(setting, &method, &more))
 }

@@ -10,6 +10,7 @@ use std::fmt::{self, Write as _};
 
 use super::Setting;
 use super::spread::{bytes, thousands};
+use crate::sandbox::ServerKind;
 
 const STYLE: &str = "
 :root { --ink: #1c2330; --quiet: #5c6675; --line: #dfe4ea; --own: #1b66c9; --paper: #ffffff; }
@@ -33,7 +34,7 @@ table { border-collapse: collapse; width: 100%; margin: 12px 0 0; font-size: 13.
 th { text-align: right; font-weight: 600; color: var(--quiet); vertical-align: bottom; }
 td { text-align: right; }
 th, td { padding: 6px 8px; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child { text-align: left; white-space: nowrap; }
 tr.own td { font-weight: 600; }
 td small { display: block; color: var(--quiet); font-weight: 400; white-space: nowrap; }
 table.facts td { text-align: left; }
@@ -166,7 +167,7 @@ impl Page {
             ("System", format!("{}, {}", machine.system, machine.kernel)),
             (
                 "Servers",
-                format!("two of {} {}", setting.server, setting.server_version),
+                format!("two of {} {}", product(setting), setting.server_version),
             ),
             ("twinlog", setting.twinlog_version.clone()),
             (
@@ -212,6 +213,14 @@ impl Page {
             Text(&self.title),
             self.body
         )
+    }
+}
+
+/// The server's name as people write it.
+fn product(setting: &Setting) -> &'static str {
+    match setting.server {
+        ServerKind::MariaDb => "MariaDB",
+        ServerKind::MySql => "MySQL",
     }
 }
 

@@ -48,6 +48,8 @@ pub(super) struct Axes<'a> {
     pub(super) y: &'a str,
     /// Whether the vertical axis is logarithmic.
     pub(super) log: bool,
+    /// About how many places of the horizontal axis are named.
+    pub(super) ticks: usize,
     /// What is written at a place of the horizontal axis.
     pub(super) x_label: &'a dyn Fn(&f64) -> String,
     /// What is written at a place of the vertical axis.
@@ -122,7 +124,7 @@ where
         .light_line_style(TRANSPARENT)
         .bold_line_style(GRID)
         .axis_style(GRID)
-        .x_labels(9)
+        .x_labels(axes.ticks)
         .y_labels(7)
         .x_desc(axes.x)
         .y_desc(axes.y)
@@ -225,6 +227,7 @@ mod tests {
                 x: "seconds",
                 y: "transactions",
                 log,
+                ticks: 5,
                 x_label: &label,
                 y_label: &label,
             };
@@ -248,6 +251,7 @@ mod tests {
             x: "",
             y: "",
             log: true,
+            ticks: 5,
             x_label: &label,
             y_label: &label,
         };

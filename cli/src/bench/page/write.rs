@@ -1,8 +1,8 @@
 //! The page of `bench write`.
 
-use super::Page;
 use super::drain::{few, others_share, two_lines};
 use super::plot::{self, Axes, Bar, Line};
+use super::{Page, product};
 use crate::bench::joined::Joint;
 use crate::bench::spread::{Spread, bytes, few_digits, thousands};
 use crate::bench::write::{WriteReport, WriteRun};
@@ -15,12 +15,16 @@ pub fn page(report: &WriteReport) -> anyhow::Result<String> {
     let setting = &report.setting;
     let title = format!(
         "Writing at both masters: twinlog beside {}'s own two-way replication",
-        setting.server
+        product(setting)
     );
     let lead = format!(
         "{} {}, {} load at both masters for {} s, both servers durable, conflict detection on, rows compared \
          after every run. {}",
-        setting.server, setting.server_version, setting.load.shape, report.seconds, setting.date
+        product(setting),
+        setting.server_version,
+        setting.load.shape,
+        report.seconds,
+        setting.date
     );
     let mut page = Page::new(&title, &lead);
     let shares = || {
@@ -136,6 +140,7 @@ pub fn page(report: &WriteReport) -> anyhow::Result<String> {
         x: "seconds since the start",
         y: "transactions/s, both masters",
         log: false,
+        ticks: 9,
         x_label: &|value| few(*value),
         y_label: &|value| thousands(*value as u64),
     };

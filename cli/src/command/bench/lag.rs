@@ -10,7 +10,7 @@ use super::{Common, describe, joints, report, right};
 use crate::bench::lag::{LagOptions, LagReport, run as measure};
 use crate::bench::page;
 use crate::bench::progress::Progress;
-use crate::bench::spread::few_digits;
+use crate::bench::spread::{Spread, few_digits};
 use crate::output::Output;
 
 /// `twinlog bench lag`
@@ -80,6 +80,7 @@ fn text(report: &LagReport) -> String {
         "max ms",
         "from due: p50",
         "p99",
+        "others' CPU",
     ]);
     let mut outcomes: Vec<_> = report.contenders.iter().collect();
     outcomes.sort_by_key(|outcome| outcome.level);
@@ -96,6 +97,12 @@ fn text(report: &LagReport) -> String {
             right(commit.max.text(few_digits)),
             right(due.p50.text(few_digits)),
             right(due.p99.text(few_digits)),
+            right(
+                Spread::of(outcome.runs.iter().filter_map(|run| run.others_share)).map_or_else(
+                    || "-".to_owned(),
+                    |share| format!("{:.0} %", share.median * 100.0),
+                ),
+            ),
         ]);
     }
     format!(
