@@ -551,6 +551,9 @@ impl World {
             clock,
             seen: seen[node].position,
             seen_clock: seen[node].clock,
+            log_birth: 0,
+            marked: None,
+            numbered: None,
         };
         self.stores[node][origin].push(Stored { record, seen });
         self.engines[node] = Some(engine);

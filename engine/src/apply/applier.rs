@@ -25,6 +25,7 @@ use crate::conflict::key::{KeyHash, TableHash, image_keys, row_keys};
 use crate::conflict::window::Window;
 use crate::connection::{Identity, NodeConnection};
 use crate::error::{Error, Result};
+use crate::failpoint::{self, Failpoint};
 use crate::group::{Batch, coalesced, one_by_one};
 use crate::link::read_marker;
 use crate::position::LogPos;
@@ -136,6 +137,12 @@ impl Applier {
             generation,
             foreign_key_checks: true,
         })
+    }
+
+    /// The origin's `server_uuid` (MySQL).
+    #[must_use]
+    pub fn origin_uuid(&self) -> Option<[u8; 16]> {
+        self.origin.uuid
     }
 
     /// The marker row as committed.
@@ -316,6 +323,7 @@ impl Applier {
         };
         let marker = self.marker_behind(transactions, last);
         self.write_marker(&marker).await?;
+        failpoint::reach(Failpoint::MarkerWritten);
         let changes = || {
             transactions
                 .iter()
@@ -336,6 +344,7 @@ impl Applier {
             Err(failure) => return Ok(Attempt::Unfit(failure)),
         }
         drop(steps);
+        failpoint::reach(Failpoint::StatementsSent);
         let questions = foreign_key::questions(transactions, &mappings, flavor)?;
         if let Some(orphan) = foreign_key::ask(&mut self.connection, questions).await? {
             return Ok(Attempt::Unfit(orphan));
@@ -348,7 +357,10 @@ impl Applier {
             return Ok(Attempt::Stale);
         }
         self.window.trust()?;
-        self.connection.execute("COMMIT", "committing").await?;
+        failpoint::reach(Failpoint::Guarded);
+        let commit = self.connection.execute("COMMIT", "committing");
+        failpoint::midway(Failpoint::CommitSent, commit).await?;
+        failpoint::reach(Failpoint::Committed);
         self.marker = marker;
         self.progress.applied(transactions);
         Ok(Attempt::Applied)
@@ -495,6 +507,7 @@ impl Applier {
             ..self.marker.clone()
         };
         self.write_marker(&marker).await?;
+        failpoint::reach(Failpoint::MarkerAlone);
         self.connection
             .execute("COMMIT", "committing the marker")
             .await?;

@@ -93,11 +93,15 @@ impl Window {
     }
 
     fn with(start: LogPos, claims: Claims) -> Self {
+        let histories = Histories::default();
+        histories.acknowledge(start);
         Self {
             inner: Mutex::new(Inner {
                 claims,
                 trouble: None,
-                acknowledged: LogPos::default(),
+                // The peer has everything in front of where the tailer begins. A history that was
+                // kept and is final by now must not be taken up again.
+                acknowledged: start,
                 seen: VecDeque::new(),
                 tables: HashMap::new(),
                 definitions: HashMap::new(),
@@ -105,7 +109,7 @@ impl Window {
             }),
             read: watch::Sender::new(start),
             stirred: AtomicU64::new(0),
-            histories: Histories::default(),
+            histories,
         }
     }
 
@@ -480,6 +484,14 @@ mod tests {
         assert_eq!(*window.seen_at(at(250)), [7]);
         window.acknowledge(at(400));
         assert_eq!(*window.seen_at(at(500)), [9]);
+    }
+
+    #[test]
+    fn the_peer_has_what_lies_in_front_of_the_start() {
+        let window = Window::new(LogPos::new(1, 4));
+        assert_eq!(window.acknowledged(), LogPos::new(1, 4));
+        window.acknowledge(LogPos::new(1, 2));
+        assert_eq!(window.acknowledged(), LogPos::new(1, 4), "never backwards");
     }
 
     #[tokio::test]
