@@ -278,9 +278,7 @@ impl Window {
         let mut inner = self.lock();
         let inner = &mut *inner;
         inner.acknowledged = inner.acknowledged.max(acknowledged);
-        if let Err(error) = inner.claims.drop_front(acknowledged) {
-            inner.trouble = Some(error);
-        }
+        inner.claims.drop_front(acknowledged);
         inner.tables.retain(|_, position| *position > acknowledged);
         inner
             .definitions
