@@ -7,6 +7,7 @@
 //! [`conflict`] says which writes were concurrent. See `docs/architecture.md` for the map.
 
 mod agreement;
+mod answer;
 pub mod apply;
 pub mod assemble;
 mod backoff;
@@ -17,9 +18,11 @@ pub mod conflict;
 pub mod connection;
 pub mod decode;
 pub mod error;
+pub mod failpoint;
 pub mod group;
 pub mod gtid;
 pub mod init;
+mod lineage;
 mod link;
 pub mod log_reader;
 pub mod monitor;

@@ -26,6 +26,7 @@ use crate::conflict::policy::NodeOrder;
 use crate::conflict::window::Window;
 use crate::connection::{Identity, NodeConnection};
 use crate::error::{Disposition, Error, Result};
+use crate::failpoint::{self, Failpoint};
 use crate::group::{Batch, coalesced, one_by_one};
 use crate::link::read_marker;
 use crate::position::LogPos;
@@ -142,6 +143,12 @@ impl Applier {
             generation,
             foreign_key_checks: true,
         })
+    }
+
+    /// The origin's `server_uuid` (MySQL).
+    #[must_use]
+    pub fn origin_uuid(&self) -> Option<[u8; 16]> {
+        self.origin.uuid
     }
 
     /// The marker row as committed.
@@ -330,6 +337,7 @@ impl Applier {
         };
         let marker = self.marker_behind(transactions, last);
         self.write_marker(&marker).await?;
+        failpoint::reach(Failpoint::MarkerWritten);
         let changes = || {
             transactions
                 .iter()
@@ -350,6 +358,7 @@ impl Applier {
             Err(failure) => return Ok(Attempt::Unfit(failure)),
         }
         drop(steps);
+        failpoint::reach(Failpoint::StatementsSent);
         let questions = foreign_key::questions(transactions, &mappings, flavor)?;
         if let Some(orphan) = foreign_key::ask(&mut self.connection, questions).await? {
             return Ok(Attempt::Unfit(orphan));
@@ -362,7 +371,10 @@ impl Applier {
             return Ok(Attempt::Stale);
         }
         self.window.trust()?;
-        self.connection.execute("COMMIT", "committing").await?;
+        failpoint::reach(Failpoint::Guarded);
+        let commit = self.connection.execute("COMMIT", "committing");
+        failpoint::midway(Failpoint::CommitSent, commit).await?;
+        failpoint::reach(Failpoint::Committed);
         self.marker = marker;
         self.progress.applied(transactions);
         Ok(Attempt::Applied)
@@ -509,6 +521,7 @@ impl Applier {
             ..self.marker.clone()
         };
         self.write_marker(&marker).await?;
+        failpoint::reach(Failpoint::MarkerAlone);
         self.connection
             .execute("COMMIT", "committing the marker")
             .await?;

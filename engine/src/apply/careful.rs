@@ -28,6 +28,7 @@ use crate::conflict::journal::{self, Entry, JournalWinner};
 use crate::conflict::kept;
 use crate::conflict::key::{KeyHash, image_keys};
 use crate::error::{Error, Result};
+use crate::failpoint::{self, Failpoint};
 use crate::group::{coalesced, one_by_one};
 use crate::position::LogPos;
 use crate::row::{Row, RowChange};
@@ -134,9 +135,13 @@ impl Applier {
                 return Ok(Attempt::Stale);
             }
         }
+        failpoint::reach(Failpoint::CarefulSettled);
         let kept = self.write_down(&mut settled).await?;
         self.window.trust()?;
-        self.connection.execute("COMMIT", "committing").await?;
+        failpoint::reach(Failpoint::CarefulJournalled);
+        let commit = self.connection.execute("COMMIT", "committing");
+        failpoint::midway(Failpoint::CarefulCommitSent, commit).await?;
+        failpoint::reach(Failpoint::CarefulCommitted);
         self.marker = marker;
         self.progress.applied(transactions);
         self.settled(settled, kept);
@@ -202,6 +207,7 @@ impl Applier {
         if self.catalog.generation() != generation {
             return Ok(Some(Attempt::Stale));
         }
+        failpoint::reach(Failpoint::CarefulLocked);
         let mut index = 0;
         while index < weighed.len() {
             if weighed[index].contended {

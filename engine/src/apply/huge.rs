@@ -16,6 +16,7 @@ use super::foreign_key;
 use super::mapping::Mapping;
 use crate::conflict::detect::{Meeting, first_meeting};
 use crate::error::{Error, Result};
+use crate::failpoint::{self, Failpoint};
 use crate::group::{coalesced, one_by_one};
 use crate::position::LogPos;
 use crate::spill::{Keys, Room};
@@ -158,6 +159,7 @@ impl Applier {
             return Ok(Attempt::Stale);
         }
         self.window.trust()?;
+        failpoint::reach(Failpoint::HugeWritten);
         self.connection.execute("COMMIT", "committing").await?;
         self.marker = marker;
         self.progress.applied_huge(head, huge.len());
