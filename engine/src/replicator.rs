@@ -195,9 +195,9 @@ impl EngineHandle {
     /// to be applied again.
     pub async fn shutdown(mut self) {
         self.stop.cancel();
-        let links = std::mem::take(&mut self.links);
+        let mut links = std::mem::take(&mut self.links);
         let finished = async {
-            for task in links {
+            for task in &mut links {
                 let _ = task.await;
             }
         };
@@ -209,7 +209,10 @@ impl EngineHandle {
         }
         // The tailer, the lock on the node and the status page are needed to the end.
         self.now.cancel();
-        for task in std::mem::take(&mut self.background) {
+        // A link that was cut off lets go of the store once its task has ended.
+        links.retain(|task| !task.is_finished());
+        links.append(&mut self.background);
+        for task in links {
             if tokio::time::timeout(GOODBYE, task).await.is_err() {
                 tracing::debug!(
                     node = self.node,

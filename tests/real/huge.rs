@@ -5,7 +5,7 @@ use twinlog_cli::sandbox::ServerKind;
 use twinlog_harness::{Pair, PairOptions};
 
 /// The least that may be configured: a transaction goes to disk from 2 MiB on.
-const MEMORY: &str = "memory = \"64MiB\"";
+const MEMORY: &str = "memory = \"64MiB\"\nshutdown_timeout = \"1s\"";
 
 /// `number` is there to fill tables from; rows of `big` are large, `name` is a text key that the server
 /// weighs, `part` refers to `big` on the way.
@@ -164,7 +164,11 @@ async fn is_begun_anew_when_the_engine_dies(kind: ServerKind) {
             break;
         }
         if round == 1 {
+            // Within the time that is configured, and three seconds more for a goodbye.
+            let begun = std::time::Instant::now();
             pair.stop_engine(1).await;
+            let stopped = begun.elapsed();
+            assert!(stopped < std::time::Duration::from_secs(6), "{stopped:?}");
             pair.start_engine(1).await;
         } else {
             pair.kill_engine(1).await;

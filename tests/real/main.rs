@@ -37,6 +37,7 @@ mod outcomes;
 mod recovery;
 mod sandbox;
 mod spine;
+mod statements;
 mod stopping;
 mod sysbench;
 mod types;

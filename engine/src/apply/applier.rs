@@ -24,7 +24,7 @@ use crate::conflict::family::Family;
 use crate::conflict::key::{KeyHash, TableHash, image_keys, row_keys};
 use crate::conflict::window::Window;
 use crate::connection::{Identity, NodeConnection};
-use crate::error::{Error, Result};
+use crate::error::{Disposition, Error, Result};
 use crate::failpoint::{self, Failpoint};
 use crate::group::{Batch, coalesced, one_by_one};
 use crate::link::read_marker;
@@ -188,7 +188,15 @@ impl Applier {
     pub(super) async fn apply_rows(&mut self, transactions: &mut [Local]) -> Result<()> {
         let mut rest = transactions;
         while !rest.is_empty() {
-            match self.attempt(rest, Way::Merged).await? {
+            let attempt = match self.attempt(rest, Way::Merged).await {
+                // What stands in front of the one to blame is applied all the same: who leaves that
+                // one out must not lose the others.
+                Err(error) if error.disposition() == Disposition::Halt && rest.len() > 1 => {
+                    Attempt::Stale
+                }
+                attempt => attempt?,
+            };
+            match attempt {
                 Attempt::Applied => return Ok(()),
                 Attempt::Met(meeting) => {
                     // A long way to the first meeting goes the ordinary way.

@@ -42,7 +42,7 @@ impl Claims {
         if let Some(overflow) = &mut self.overflow
             && self.order.len() >= self.limit
         {
-            return overflow.put(place(write.position), key.to_bytes(), &encode(write));
+            return overflow.put(place(write.position), key.to_bytes(), encode(write));
         }
         let before = self.keys.insert(key, write);
         if before.is_none_or(|before| before.position != write.position) {
@@ -65,7 +65,7 @@ impl Claims {
         })
     }
 
-    pub(super) fn drop_front(&mut self, upto: LogPos) -> Result<()> {
+    pub(super) fn drop_front(&mut self, upto: LogPos) {
         while let Some((position, key)) = self.order.front() {
             if *position > upto {
                 break;
@@ -79,11 +79,8 @@ impl Claims {
             }
             self.order.pop_front();
         }
-        match &mut self.overflow {
-            Some(overflow) => {
-                overflow.drop_front(place(upto), |bytes| Some(place(decode(bytes)?.position)))
-            }
-            None => Ok(()),
+        if let Some(overflow) = &mut self.overflow {
+            overflow.drop_front(place(upto));
         }
     }
 
@@ -102,14 +99,14 @@ fn place(position: LogPos) -> [u8; 16] {
     bytes
 }
 
-fn encode(write: LocalWrite) -> Vec<u8> {
+fn encode(write: LocalWrite) -> [u8; 25] {
     let kind = match write.kind {
         ClaimKind::Image => 0,
         ClaimKind::Tombstone => 1,
     };
-    let mut bytes = place(write.position).to_vec();
-    bytes.extend_from_slice(&write.effective.to_be_bytes());
-    bytes.push(kind);
+    let mut bytes = [kind; 25];
+    bytes[..16].copy_from_slice(&place(write.position));
+    bytes[16..24].copy_from_slice(&write.effective.to_be_bytes());
     bytes
 }
 
@@ -171,8 +168,8 @@ mod tests {
                     Step::Drop(far) => {
                         acknowledged = acknowledged.max(now as u64 * far / 40);
                         let upto = LogPos::new(1 + acknowledged as u32 / 20, acknowledged);
-                        limited.drop_front(upto).unwrap();
-                        unlimited.drop_front(upto).unwrap();
+                        limited.drop_front(upto);
+                        unlimited.drop_front(upto);
                     }
                 }
                 for number in 0..12 {

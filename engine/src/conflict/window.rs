@@ -24,6 +24,9 @@ use crate::position::overflow::Overflow;
 /// Memory of one claim: an entry of the map with its empty neighbours, and one of the queue.
 const CLAIM_BYTES: usize = 160;
 
+/// Claims that are put in under one lock.
+const CLAIMS_AT_ONCE: usize = 512;
+
 /// The window of one node. All positions are of this node's own log.
 #[derive(Debug)]
 pub struct Window {
@@ -126,17 +129,26 @@ impl Window {
         claims: impl IntoIterator<Item = (KeyHash, ClaimKind)>,
         tables: impl IntoIterator<Item = TableHash>,
     ) -> Result<()> {
+        let mut claims = claims.into_iter().peekable();
+        // Not for all of a large transaction at once: whoever asks meanwhile need not wait. Nobody
+        // trusts the window up to its end before all are in.
+        while claims.peek().is_some() {
+            let mut inner = self.lock();
+            if end <= inner.acknowledged {
+                return Ok(());
+            }
+            for (key, kind) in claims.by_ref().take(CLAIMS_AT_ONCE) {
+                let write = LocalWrite {
+                    position: end,
+                    effective,
+                    kind,
+                };
+                inner.claims.put(key, write)?;
+            }
+        }
         let mut inner = self.lock();
         if end <= inner.acknowledged {
             return Ok(());
-        }
-        for (key, kind) in claims {
-            let write = LocalWrite {
-                position: end,
-                effective,
-                kind,
-            };
-            inner.claims.put(key, write)?;
         }
         for table in tables {
             inner.tables.insert(table, end);
@@ -295,9 +307,7 @@ impl Window {
         let mut inner = self.lock();
         let inner = &mut *inner;
         inner.acknowledged = inner.acknowledged.max(acknowledged);
-        if let Err(error) = inner.claims.drop_front(acknowledged) {
-            inner.trouble = Some(error);
-        }
+        inner.claims.drop_front(acknowledged);
         // The last one in front holds for what comes behind it.
         while inner
             .seen

@@ -1,105 +1,132 @@
-//! What does not fit into memory of the window: claims by key, and by position so that they can be
-//! dropped from the front. A scratch store: an engine that starts fills its window anew from the log.
+//! What does not fit into memory of the window: claims by key, dropped from the front by position. A
+//! scratch store: an engine that starts fills its window anew from the log.
 //!
-//! With [`super::store`], the only place that names sled.
+//! Runs of claims, each sorted by key, in files without names: a claim is written once, whatever its
+//! key. A filter tells most keys that are not here without looking; the others are looked for in each
+//! run, the latest first. A run goes when all of it lies in front of what is dropped.
 
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// Bits of the filter that tells most keys which are not here without looking: 8 MiB.
+/// Bits of the filter: 8 MiB.
 const FILTER_BITS: u64 = 1 << 26;
-/// Memory of the store's own cache.
-const CACHE_BYTES: u64 = 16 << 20;
-/// Claims that one batch drops.
-const DROPPED_AT_ONCE: usize = 4096;
+/// Claims of one run. Until it is full they are in memory: about 12 MiB.
+const RUN: usize = 128 * 1024;
+/// Every so many claims of a run have their key in memory.
+const STEP: usize = 64;
 
-/// Claims on disk. Keys are 16 bytes, positions 16 bytes that sort as they stand in the log.
+type Key = [u8; 16];
+/// Sorts as positions stand in the log.
+type Position = [u8; 16];
+/// What is claimed besides.
+type Value = [u8; 25];
+const ENTRY: usize = size_of::<Key>() + size_of::<Position>() + size_of::<Value>();
+
+/// Claims on disk.
 #[derive(Debug)]
 pub struct Overflow {
-    path: String,
     folder: PathBuf,
-    /// How many stores were thrown away; each has a folder of its own.
-    turn: u32,
-    claims: sled::Tree,
-    by_position: sled::Tree,
+    /// Claims of which no run was made yet.
+    fresh: HashMap<Key, (Position, Value)>,
+    /// The latest last.
+    runs: Vec<Run>,
     filter: Vec<u64>,
-    /// Entries by position.
-    entries: usize,
+    /// Everything up to here was dropped.
+    dropped: Position,
     /// The last of the positions.
-    last: [u8; 16],
+    last: Position,
 }
 
-fn trees(folder: &Path, turn: u32) -> Result<(sled::Tree, sled::Tree), sled::Error> {
-    let db = sled::Config::new()
-        .path(folder.join(turn.to_string()))
-        .cache_capacity(CACHE_BYTES)
-        // Nothing of it has to outlive the engine.
-        .flush_every_ms(None)
-        .open()?;
-    Ok((db.open_tree("claims")?, db.open_tree("by_position")?))
+/// Claims sorted by key.
+#[derive(Debug)]
+struct Run {
+    file: File,
+    entries: usize,
+    /// Keys of every [`STEP`]th.
+    keys: Vec<Key>,
+    last: Position,
 }
 
 impl Overflow {
-    /// An empty one in `folder`; what was there is thrown away.
+    /// An empty one in `folder`.
     ///
     /// # Errors
     /// [`Error::Store`].
     pub fn open(folder: &Path) -> Result<Self> {
-        let path = folder.display().to_string();
-        let trouble = |problem: String| Error::Store {
-            path: path.clone(),
-            problem: format!("{problem}; check the disk, its free space and the owner"),
+        let this = Self {
+            folder: folder.to_owned(),
+            fresh: HashMap::new(),
+            runs: Vec::new(),
+            filter: vec![0; (FILTER_BITS / 64) as usize],
+            dropped: [0; 16],
+            last: [0; 16],
         };
+        // What an earlier version left there.
         match std::fs::remove_dir_all(folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(trouble(error.to_string()));
+                return Err(this.trouble(&error));
             }
             _ => {}
         }
-        let (claims, by_position) = trees(folder, 0).map_err(|error| trouble(error.to_string()))?;
-        Ok(Self {
-            claims,
-            by_position,
-            path: path.clone(),
-            folder: folder.to_owned(),
-            turn: 0,
-            filter: vec![0; (FILTER_BITS / 64) as usize],
-            entries: 0,
-            last: [0; 16],
-        })
+        std::fs::create_dir_all(folder).map_err(|error| this.trouble(&error))?;
+        Ok(this)
     }
 
     /// Whether nothing is in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.entries == 0
+        self.len() == 0
     }
 
-    /// Number of claims, those counted twice whose key was claimed again.
+    /// Number of claims, those counted more than once whose key was claimed again, and those that are
+    /// dropped already while their run is not.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.entries
+        let runs = self.runs.iter().map(|run| run.entries);
+        self.fresh.len() + runs.sum::<usize>()
     }
 
-    /// The key was claimed at this position; a claim before is overwritten.
+    /// The key was claimed at this position, not in front of any before it.
     ///
     /// # Errors
     /// [`Error::Store`]: the disk is full, say.
-    pub fn put(&mut self, position: [u8; 16], key: [u8; 16], value: &[u8]) -> Result<()> {
+    pub fn put(&mut self, position: Position, key: Key, value: Value) -> Result<()> {
         for bit in bits(key) {
             self.filter[(bit / 64) as usize] |= 1 << (bit % 64);
         }
-        let place = [position, key].concat();
-        let new = self
-            .by_position
-            .insert(place, &[])
-            .map_err(|e| self.trouble(&e))?;
-        self.claims
-            .insert(key, value)
-            .map_err(|e| self.trouble(&e))?;
-        self.entries += usize::from(new.is_none());
         self.last = self.last.max(position);
+        self.fresh.insert(key, (position, value));
+        if self.fresh.len() >= RUN {
+            self.sort()?;
+        }
+        Ok(())
+    }
+
+    /// Makes a run of what is in memory.
+    fn sort(&mut self) -> Result<()> {
+        let mut entries: Vec<_> = self.fresh.drain().collect();
+        entries.sort_unstable_by_key(|(key, _)| *key);
+        let mut bytes = Vec::with_capacity(entries.len() * ENTRY);
+        for (key, (position, value)) in &entries {
+            bytes.extend_from_slice(key);
+            bytes.extend_from_slice(position);
+            bytes.extend_from_slice(value);
+        }
+        let written = tempfile::tempfile_in(&self.folder).and_then(|file| {
+            file.write_all_at(&bytes, 0)?;
+            Ok(file)
+        });
+        let last = entries.iter().map(|(_, (position, _))| *position).max();
+        self.runs.push(Run {
+            file: written.map_err(|error| self.trouble(&error))?,
+            entries: entries.len(),
+            keys: entries.iter().step_by(STEP).map(|(key, _)| *key).collect(),
+            last: last.unwrap_or_default(),
+        });
         Ok(())
     }
 
@@ -107,94 +134,115 @@ impl Overflow {
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub fn get(&self, key: [u8; 16]) -> Result<Option<Vec<u8>>> {
+    pub fn get(&self, key: Key) -> Result<Option<Value>> {
         let set = |bit: u64| self.filter[(bit / 64) as usize] & (1 << (bit % 64)) != 0;
-        if self.entries == 0 || !bits(key).into_iter().all(set) {
+        if !bits(key).into_iter().all(set) {
             return Ok(None);
         }
-        let found = self.claims.get(key).map_err(|error| self.trouble(&error))?;
-        Ok(found.map(|value| value.to_vec()))
-    }
-
-    /// Drops what was claimed up to a position, unless it was claimed again since. `position_of`
-    /// gives the position of a claim's value.
-    ///
-    /// # Errors
-    /// [`Error::Store`].
-    pub fn drop_front(
-        &mut self,
-        upto: [u8; 16],
-        position_of: impl Fn(&[u8]) -> Option<[u8; 16]>,
-    ) -> Result<()> {
-        if self.entries > DROPPED_AT_ONCE && self.last <= upto {
-            return self.renew();
+        let mut found = self.fresh.get(&key).copied();
+        for run in self.runs.iter().rev() {
+            if found.is_some() {
+                break;
+            }
+            found = run.get(key).map_err(|error| self.trouble(&error))?;
         }
-        while self.entries > 0 {
-            let mut places = sled::Batch::default();
-            let mut claims = sled::Batch::default();
-            let mut dropped = 0;
-            for found in self.by_position.iter().take(DROPPED_AT_ONCE) {
-                let (place, _) = found.map_err(|error| self.trouble(&error))?;
-                let (position, key) = place.split_at(16);
-                if position > &upto[..] {
-                    break;
-                }
-                let claim = self.claims.get(key).map_err(|error| self.trouble(&error))?;
-                let last = claim.and_then(|claim| position_of(&claim));
-                if last.is_some_and(|last| last[..] == *position) {
-                    claims.remove(key);
-                }
-                places.remove(&place);
-                dropped += 1;
-            }
-            if dropped == 0 {
-                return Ok(());
-            }
-            self.claims
-                .apply_batch(claims)
-                .map_err(|e| self.trouble(&e))?;
-            self.by_position
-                .apply_batch(places)
-                .map_err(|e| self.trouble(&e))?;
-            self.entries -= dropped;
-            if self.entries == 0 {
-                self.filter.fill(0);
-            }
+        let there = found.filter(|(position, _)| *position > self.dropped);
+        Ok(there.map(|(_, value)| value))
+    }
+
+    /// Drops what was claimed up to a position, unless it was claimed again since.
+    pub fn drop_front(&mut self, upto: Position) {
+        self.dropped = self.dropped.max(upto);
+        if self.is_empty() {
+            return;
         }
-        Ok(())
+        if self.last <= upto {
+            self.fresh.clear();
+            self.runs.clear();
+            self.filter.fill(0);
+            return;
+        }
+        self.runs.retain(|run| run.last > upto);
     }
 
-    /// Throws everything away at once: one by one it would take as long as it took to come.
-    fn renew(&mut self) -> Result<()> {
-        let (claims, by_position) =
-            trees(&self.folder, self.turn + 1).map_err(|error| self.trouble(&error))?;
-        let before = (
-            std::mem::replace(&mut self.claims, claims),
-            std::mem::replace(&mut self.by_position, by_position),
-        );
-        let folder = self.folder.join(self.turn.to_string());
-        self.turn += 1;
-        self.entries = 0;
-        self.filter.fill(0);
-        // Closing it writes out what nobody wants any more.
-        std::thread::spawn(move || {
-            drop(before);
-            let _ = std::fs::remove_dir_all(folder);
-        });
-        Ok(())
-    }
-
-    fn trouble(&self, error: &sled::Error) -> Error {
+    fn trouble(&self, error: &std::io::Error) -> Error {
         Error::Store {
-            path: self.path.clone(),
-            problem: format!("{error}; check the disk and its free space"),
+            path: self.folder.display().to_string(),
+            problem: format!("{error}; check the disk, its free space and the owner"),
         }
     }
 }
 
+impl Run {
+    fn get(&self, key: Key) -> std::io::Result<Option<(Position, Value)>> {
+        let Some(step) = self
+            .keys
+            .partition_point(|first| *first <= key)
+            .checked_sub(1)
+        else {
+            return Ok(None);
+        };
+        let first = step * STEP;
+        let count = STEP.min(self.entries - first);
+        let mut bytes = [0; STEP * ENTRY];
+        let bytes = &mut bytes[..count * ENTRY];
+        self.file.read_exact_at(bytes, (first * ENTRY) as u64)?;
+        let mut entries = bytes.chunks_exact(ENTRY);
+        let Some(entry) = entries.find(|entry| entry[..16] == key) else {
+            return Ok(None);
+        };
+        let (mut position, mut value) = ([0; 16], [0; 25]);
+        position.copy_from_slice(&entry[16..32]);
+        value.copy_from_slice(&entry[32..]);
+        Ok(Some((position, value)))
+    }
+}
+
 /// Places of a key in the filter; keys are hashes already.
-fn bits(key: [u8; 16]) -> [u64; 3] {
+fn bits(key: Key) -> [u64; 3] {
     let number = u128::from_le_bytes(key);
     let part = |shift: u32| (number >> shift) as u64 % FILTER_BITS;
     [part(0), part(40), part(80)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claims_in_runs_are_found_until_they_are_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut overflow = Overflow::open(&folder.path().join("window")).unwrap();
+        let key = |number: usize| {
+            (number as u128)
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)
+                .to_le_bytes()
+        };
+        let place = |number: usize| (number as u128 + 1).to_be_bytes();
+        let count = 2 * RUN + 1000;
+        for number in 0..count {
+            overflow
+                .put(place(number), key(number), [number as u8; 25])
+                .unwrap();
+        }
+        // Claimed again: the later one counts.
+        overflow.put(place(count), key(5), [250; 25]).unwrap();
+        let found = |overflow: &Overflow, number| overflow.get(key(number)).unwrap();
+        for number in (0..count).step_by(997).filter(|number| *number != 5) {
+            assert_eq!(
+                found(&overflow, number),
+                Some([number as u8; 25]),
+                "{number}"
+            );
+        }
+        assert_eq!(found(&overflow, 5), Some([250; 25]));
+        assert_eq!(found(&overflow, count + 1), None);
+        overflow.drop_front(place(RUN + 10));
+        assert_eq!(overflow.len(), RUN + 1001, "the first run is gone");
+        assert_eq!(found(&overflow, RUN + 10), None);
+        assert!(found(&overflow, RUN + 11).is_some());
+        assert_eq!(found(&overflow, 5), Some([250; 25]));
+        overflow.drop_front(place(count));
+        assert!(overflow.is_empty() && found(&overflow, 5).is_none());
+    }
 }
