@@ -16,11 +16,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::applier::{Applier, Attempt};
+use super::encode::encode;
 use super::execute::{Failure, execute};
 use super::foreign_key;
 use super::locking::{Locking, Named};
 use super::mapping::Mapping;
-use crate::conflict::claim::RowWrite;
+use crate::conflict::claim::{ChangeKeys, RowWrite};
 use crate::conflict::collation::Weights;
 use crate::conflict::family::Related;
 use crate::conflict::history::{self, Unkept};
@@ -28,7 +29,7 @@ use crate::conflict::journal::{self, Entry};
 use crate::conflict::kept;
 use crate::conflict::key::{KeyHash, image_keys};
 use crate::error::{Error, Result};
-use crate::group::{coalesced, one_by_one};
+use crate::group::{Mapped, coalesced};
 use crate::position::LogPos;
 use crate::row::{Row, RowChange};
 use crate::transaction::Local;
@@ -57,6 +58,7 @@ pub(super) struct Weighed<'t> {
     pub(super) transaction: &'t Local,
     pub(super) mapping: &'t Arc<Mapping>,
     pub(super) change: &'t RowChange,
+    keys: ChangeKeys,
     pub(super) writes: Vec<RowWrite>,
     /// Of each write: the keys by which it meets writes of other tables; see [`crate::conflict::family`].
     pub(super) related: Vec<Related>,
@@ -84,13 +86,13 @@ impl Applier {
         let generation = self.catalog.generation();
         let mut mappings: Vec<Vec<Arc<Mapping>>> = Vec::with_capacity(transactions.len());
         for transaction in transactions.iter_mut() {
-            mappings.push(self.map(transaction).await?);
+            mappings.push(self.preparer.map(transaction).await?);
         }
         let transactions = &*transactions;
         let Some(last) = transactions.last() else {
             return Ok(Attempt::Applied);
         };
-        let weights = self.weigh_texts(transactions, &mappings).await?;
+        let weights = self.preparer.weigh_texts(transactions, &mappings).await?;
         let mut weighed = self.weigh(transactions, &mappings, &weights, scope)?;
         // Of this one transaction only.
         self.connection
@@ -140,19 +142,26 @@ impl Applier {
             }
             let behind = weighed[index..].iter().position(|change| change.contended);
             let end = behind.map_or(weighed.len(), |length| index + length);
-            let changes = || weighed[index..end].iter().map(|w| (w.mapping, w.change));
-            let steps = coalesced(changes()).unwrap_or_else(|| one_by_one(changes()));
-            let flavor = self.target.flavor;
+            let steps = coalesced(weighed[index..end].iter().map(|weighed| Mapped {
+                mapping: weighed.mapping,
+                change: weighed.change,
+                keys: &weighed.keys,
+            }));
+            let statements = encode(&steps, self.target.flavor)?;
             let checks = &mut self.foreign_key_checks;
-            match execute(&mut self.connection, flavor, &steps, checks).await {
+            match execute(&mut self.connection, None, &statements, checks).await {
                 Ok(()) => {}
                 Err(Failure::Error(error)) => return Err(error),
                 Err(failure) => return Ok(Attempt::Unfit(failure)),
             }
             index = end;
         }
-        let questions = foreign_key::questions(transactions, &mappings, self.target.flavor)?;
-        if let Some(orphan) = foreign_key::ask(&mut self.connection, questions).await? {
+        let questions = foreign_key::questions(
+            transactions,
+            mappings.iter().map(|mappings| &mappings[..]),
+            self.target.flavor,
+        )?;
+        if let Some(orphan) = foreign_key::ask(&mut self.connection, &questions).await? {
             return Ok(Attempt::Unfit(orphan));
         }
         if weighed.iter().any(|change| !change.contended) {
@@ -203,7 +212,8 @@ impl Applier {
                         weights,
                     )
                 };
-                let writes: Vec<RowWrite> = RowWrite::of(change, keys).collect();
+                let keys = ChangeKeys::of(change, keys);
+                let writes: Vec<RowWrite> = keys.clone().writes().collect();
                 let (before, after) = (change.before(), change.after());
                 let related = writes.iter().map(|write| {
                     mapping.family.meets(
@@ -218,6 +228,7 @@ impl Applier {
                     transaction,
                     mapping,
                     change,
+                    keys,
                     related,
                     writes,
                     number,
@@ -234,15 +245,13 @@ impl Applier {
     /// Whether a key that the change claims or leaves was claimed here, unseen by its origin.
     fn meets(&self, change: &Weighed<'_>) -> Result<bool> {
         let seen = change.transaction.seen.position;
-        let target = &change.mapping.target;
         // A row with a history: every write of it must go in.
         let seen_rows = if change.mapping.rule.merges() {
             LogPos::default()
         } else {
             seen
         };
-        for table in [target.name.as_str(), ""] {
-            let key = KeyHash::whole_table(&target.database, table);
+        for key in change.mapping.whole_table {
             if let Some(local) = self.window.concurrent_write(key, seen) {
                 return Err(self.rows_meet_definition(change, local.position));
             }

@@ -68,7 +68,8 @@ impl Applier {
             })?;
         }
         self.progress.definition();
-        self.apply_rows(std::slice::from_mut(transaction)).await
+        self.apply_rows(std::slice::from_mut(transaction), None)
+            .await
     }
 
     /// A statement that removes rows must not remove rows which the origin had not seen.

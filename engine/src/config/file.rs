@@ -35,6 +35,8 @@ const REPLICATION: &[&str] = &[
     "drift",
     "group_transactions",
     "group_rows",
+    "group_bytes",
+    "group_time",
     "queue_bytes",
     "window_bytes",
 ];
@@ -218,8 +220,14 @@ fn replication<'a>(
         databases,
         ddl,
         drift,
-        group_transactions: section.number("group_transactions", 200, 1..=100_000)?,
-        group_rows: section.number("group_rows", 4000, 1..=1_000_000)?,
+        group_transactions: section.number("group_transactions", 5000, 1..=100_000)?,
+        group_rows: section.number("group_rows", 20_000, 1..=1_000_000)?,
+        group_bytes: section.size("group_bytes", 16 * MIB, MIB..=1024 * MIB)?,
+        group_time: section.duration(
+            "group_time",
+            Duration::from_millis(250),
+            Duration::from_millis(1)..=Duration::from_secs(60),
+        )?,
         window_bytes: section.size("window_bytes", 64 * MIB, MIB..=64 * 1024 * MIB)?,
         queue_bytes: section.size("queue_bytes", 64 * MIB, MIB..=64 * 1024 * MIB)?,
     })

@@ -1,6 +1,7 @@
 //! Keys that a row claims, as hashes: its row key and each value of its unique keys.
 
-use std::hash::{Hash, Hasher};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 use xxhash_rust::xxh3::Xxh3;
 
@@ -11,8 +12,34 @@ use crate::schema::{ColumnSchema, TableSchema};
 
 /// A key of a table: 128 bits over table, index and values, so that a collision need not be
 /// reckoned with (2^-64 at four billion keys in the window).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct KeyHash(u128);
+
+impl Hash for KeyHash {
+    /// The bits are spread already.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.0 as u64);
+    }
+}
+
+/// A map by keys, which are hashes by themselves.
+pub type KeyMap<V> = HashMap<KeyHash, V, BuildHasherDefault<Spread>>;
+
+/// Takes a [`KeyHash`] as it is.
+#[derive(Debug, Default)]
+pub struct Spread(u64);
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = xxhash_rust::xxh3::xxh3_64_with_seed(bytes, self.0);
+    }
+    fn write_u64(&mut self, bits: u64) {
+        self.0 = bits;
+    }
+}
 
 /// A table, as a hash of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
