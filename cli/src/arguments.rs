@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::command::bench::Bench;
 use crate::command::demo::DemoArgs;
 
 /// Keeps two MySQL or MariaDB masters in agreement while both take writes.
@@ -100,6 +101,9 @@ pub(crate) enum Command {
     /// Show it all on this machine: two throwaway masters, two engines, a write load on both, and
     /// every table compared in the end.
     Demo(DemoArgs),
+    /// Measure: how fast a backlog is applied, beside the servers' own replication.
+    #[command(subcommand)]
+    Bench(Bench),
     /// Print a completion script, such as `twinlog completions bash > /etc/bash_completion.d/twinlog`.
     Completions(Completions),
 }

@@ -1,6 +1,7 @@
 //! The twinlog program as a library: what the binary and the real-server tests share.
 
 mod arguments;
+pub mod bench;
 pub mod cluster;
 pub mod command;
 pub mod compare;

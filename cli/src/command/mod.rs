@@ -1,5 +1,6 @@
 //! The commands of the program, one file each.
 
+pub(crate) mod bench;
 mod check;
 mod completions;
 mod conflicts;
@@ -31,6 +32,7 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> anyhow::Result
             demo.json |= output.is_json();
             return demo::run(demo).await;
         }
+        Command::Bench(bench) => return bench::run(bench, output).await,
         _ => {}
     }
     let config = load(arguments.global.config.as_deref())?;
@@ -59,7 +61,7 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> anyhow::Result
             conflicts::flip(&config, &arguments, output).await
         }
         Command::Verify(arguments) => verify::run(&config, &arguments, output).await,
-        Command::Completions(_) | Command::Demo(_) => Ok(ExitCode::SUCCESS),
+        Command::Completions(_) | Command::Demo(_) | Command::Bench(_) => Ok(ExitCode::SUCCESS),
     }
 }
 

@@ -5,7 +5,7 @@
 //! master with the settings that twinlog asks of one, and the ways in which a master may die.
 
 mod installation;
-mod process;
+pub(crate) mod process;
 mod template;
 
 use std::ffi::OsString;
@@ -133,6 +133,29 @@ impl Server {
         base_dir: &Path,
         options: ServerOptions,
     ) -> anyhow::Result<Self> {
+        Self::start_on(kind, base_dir, options, None).await
+    }
+
+    /// The same on a copy of the data directory `prepared` of a stopped server, with its binlogs
+    /// and its identity: the two must not meet in one replication.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub async fn start_on_copy(
+        kind: ServerKind,
+        base_dir: &Path,
+        options: ServerOptions,
+        prepared: &Path,
+    ) -> anyhow::Result<Self> {
+        Self::start_on(kind, base_dir, options, Some(prepared.to_owned())).await
+    }
+
+    async fn start_on(
+        kind: ServerKind,
+        base_dir: &Path,
+        options: ServerOptions,
+        prepared: Option<PathBuf>,
+    ) -> anyhow::Result<Self> {
         let base = base_dir.to_owned();
         let name = options.name.clone();
         let (installation, dir) = tokio::task::spawn_blocking(move || {
@@ -145,8 +168,11 @@ impl Server {
                 .prefix(&format!("{name}-"))
                 .tempdir_in(&base)
                 .with_context(|| format!("cannot create a folder in {}", base.display()))?;
-            let template = template::ensure(&installation, &base)?;
-            template::copy(&template, &dir.path().join("data"))?;
+            let data = dir.path().join("data");
+            match prepared {
+                Some(prepared) => template::copy_server(&prepared, &data)?,
+                None => template::copy(&template::ensure(&installation, &base)?, &data)?,
+            }
             std::fs::create_dir(dir.path().join("tmp"))?;
             anyhow::Ok((installation, dir))
         })

@@ -18,7 +18,7 @@ const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
 /// A port of the loopback interface that nothing listens on right now. Somebody may take it before
 /// the server does: the caller tries again then.
-pub(super) fn free_port() -> anyhow::Result<u16> {
+pub(crate) fn free_port() -> anyhow::Result<u16> {
     let mut rng = rand::rng();
     for _ in 0..200 {
         let port = rng.random_range(PORTS);
@@ -41,7 +41,7 @@ pub(super) fn says_port_taken(log: &str) -> bool {
 }
 
 /// The last `most` bytes of what was logged after offset `from`.
-pub(super) fn tail(log: &Path, from: u64, most: usize) -> String {
+pub(crate) fn tail(log: &Path, from: u64, most: usize) -> String {
     let read = || -> io::Result<String> {
         let mut file = std::fs::File::open(log)?;
         let length = file.metadata()?.len();
@@ -65,12 +65,20 @@ struct Request {
 /// of an async runtime come and go. So one thread, which lives as long as the program, starts all
 /// of them. The signal is set by `setpriv`, because setting it here would take unsafe code; on a
 /// system without it a killed (not a panicking) program leaves its servers behind.
-pub(super) fn spawn(mut command: Command) -> anyhow::Result<Child> {
+pub(super) fn spawn(command: Command) -> anyhow::Result<Child> {
+    spawn_logged(command, None)
+}
+
+/// The same, with what the process says on standard error written to a file.
+pub(crate) fn spawn_logged(
+    mut command: Command,
+    log: Option<std::fs::File>,
+) -> anyhow::Result<Child> {
     static SPAWNER: OnceLock<Sender<Request>> = OnceLock::new();
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(log.map_or_else(Stdio::null, Stdio::from))
         // Ctrl-C is for this program, which then ends its servers in order.
         .process_group(0);
     let spawner = SPAWNER.get_or_init(|| {
@@ -99,7 +107,7 @@ fn serve(inbox: &Receiver<Request>) {
 }
 
 /// A command that runs `program` and passes on the death of this program to it, where it can.
-pub(super) fn mortal(program: &Path) -> Command {
+pub(crate) fn mortal(program: &Path) -> Command {
     match super::installation::find_program("setpriv") {
         Some(setpriv) => {
             let mut command = Command::new(setpriv);

@@ -119,22 +119,35 @@ fn initialise(server: &Installation, data: &Path) -> anyhow::Result<()> {
 
 /// Copies a template to `to`, which must not exist, as a server of its own.
 pub(super) fn copy(template: &Path, to: &Path) -> anyhow::Result<()> {
-    copy_dir(template, to)
+    copy_dir(template, to, Identity::New)
         .with_context(|| format!("cannot copy {} to {}", template.display(), to.display()))
 }
 
-fn copy_dir(from: &Path, to: &Path) -> std::io::Result<()> {
+/// Copies the data directory of a stopped server to `to`, which must not exist: the same server
+/// once more, which must not run beside the first one in one replication.
+pub(super) fn copy_server(data: &Path, to: &Path) -> anyhow::Result<()> {
+    copy_dir(data, to, Identity::Same)
+        .with_context(|| format!("cannot copy {} to {}", data.display(), to.display()))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Identity {
+    New,
+    Same,
+}
+
+fn copy_dir(from: &Path, to: &Path, identity: Identity) -> std::io::Result<()> {
     std::fs::create_dir(to)?;
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
         // MySQL's server_uuid: without the file the server makes itself a new one.
-        if entry.file_name() == "auto.cnf" {
+        if entry.file_name() == "auto.cnf" && identity == Identity::New {
             continue;
         }
         let target = to.join(entry.file_name());
         if entry.file_type()?.is_dir() {
-            copy_dir(&entry.path(), &target)?;
-        } else {
+            copy_dir(&entry.path(), &target, identity)?;
+        } else if entry.file_type()?.is_file() {
             std::fs::copy(entry.path(), target)?;
         }
     }
@@ -156,6 +169,9 @@ mod tests {
         copy(&from, &to).unwrap();
         assert_eq!(std::fs::read(to.join("mysql/user.ibd")).unwrap(), b"rows");
         assert!(!to.join("auto.cnf").exists());
+        let same = dir.path().join("same");
+        copy_server(&from, &same).unwrap();
+        assert!(same.join("auto.cnf").exists());
         assert!(copy(&from, &to).is_err(), "never into what is there");
     }
 }

@@ -1,0 +1,64 @@
+//! What `twinlog bench` is made of: two masters to measure on, a load, contenders, figures, a report.
+//!
+//! Every contender gets the same servers with the same rows and settings, in turns within one run,
+//! because the speed of a machine changes from minute to minute: only ratios within a run count.
+
+pub mod arena;
+pub mod drain;
+pub mod engine;
+pub mod load;
+pub mod machine;
+pub mod marker_bytes;
+pub mod native;
+pub mod progress;
+pub mod spread;
+
+use serde::Serialize;
+
+use crate::sandbox::ServerKind;
+use arena::Settings;
+use load::LoadOptions;
+use machine::Machine;
+
+/// What a benchmark ran on, and how.
+#[derive(Debug, Clone, Serialize)]
+pub struct Setting {
+    /// When it began, UTC.
+    pub date: String,
+    /// twinlog's version.
+    pub twinlog_version: String,
+    /// Whether twinlog was built with optimisations.
+    pub optimised: bool,
+    /// Which servers.
+    pub server: ServerKind,
+    /// Their version.
+    pub server_version: String,
+    /// The machine.
+    pub machine: Machine,
+    /// What was written.
+    pub load: LoadOptions,
+    /// Settings of servers and engines.
+    pub settings: Settings,
+}
+
+impl Setting {
+    /// Now, on this machine.
+    #[must_use]
+    pub fn now(
+        server: ServerKind,
+        server_version: &str,
+        load: &LoadOptions,
+        settings: Settings,
+    ) -> Self {
+        Self {
+            date: humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string(),
+            twinlog_version: env!("CARGO_PKG_VERSION").to_owned(),
+            optimised: !cfg!(debug_assertions),
+            server,
+            server_version: server_version.to_owned(),
+            machine: Machine::this(),
+            load: load.clone(),
+            settings,
+        }
+    }
+}
