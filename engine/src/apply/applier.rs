@@ -12,10 +12,10 @@ use std::sync::Arc;
 use super::careful::{CAREFUL_CHANGES, CAREFUL_TRANSACTIONS, Scope};
 use super::execute::{Failure, execute};
 use super::foreign_key;
-use super::prepare::{Prepared, PreparedTransaction, Preparer, Written};
+use super::prepare::{Prepared, PreparedTransaction, Preparer, Written, meeting};
 use super::session;
 use crate::config::Config;
-use crate::conflict::detect::{Meeting, first_meeting};
+use crate::conflict::detect::Meeting;
 use crate::conflict::policy::NodeOrder;
 use crate::conflict::window::Window;
 use crate::connection::{Identity, NodeConnection};
@@ -220,7 +220,8 @@ impl Applier {
                     most = (end - done).div_ceil(2);
                 }
                 Attempt::Unfit(_) => {
-                    self.one_transaction_each(&mut transactions[done..end]).await?;
+                    self.one_transaction_each(&mut transactions[done..end])
+                        .await?;
                     done = end;
                 }
                 Attempt::Stale => prepared = None,
@@ -349,8 +350,7 @@ impl Applier {
         generation: u64,
         merge: bool,
     ) -> Result<Attempt> {
-        let claims = || prepared.iter().map(|prepared| &prepared.claims[..]);
-        if let Some(meeting) = first_meeting(claims(), &self.window) {
+        if let Some(meeting) = meeting(prepared, &self.window) {
             return Ok(Attempt::Met(meeting));
         }
         let Some(last) = transactions.last() else {
@@ -375,7 +375,7 @@ impl Applier {
         }
         // Closes the race with local writers; see the module's first lines.
         self.tailer_at_end().await?;
-        if let Some(meeting) = first_meeting(claims(), &self.window) {
+        if let Some(meeting) = meeting(prepared, &self.window) {
             return Ok(Attempt::Met(meeting));
         }
         // A foreign key that was added before our rows were locked is in the log by now.
@@ -480,7 +480,6 @@ impl Applier {
         self.catalog.forget();
         self.preparer.forget();
     }
-
 }
 
 /// How many of the transactions one careful transaction takes.
@@ -495,4 +494,3 @@ fn careful_prefix(transactions: &[Local]) -> usize {
         });
     fits.count().max(1)
 }
-

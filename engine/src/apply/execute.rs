@@ -142,9 +142,11 @@ impl<'s> Packet<'s> {
                 Some(Part::Rows(statement)) => {
                     classify(node, &statement.mapping, statement.action, error)
                 }
-                Some(Part::Setting(_)) => {
-                    Failure::Error(Error::from_driver(node, "setting foreign_key_checks", error))
-                }
+                Some(Part::Setting(_)) => Failure::Error(Error::from_driver(
+                    node,
+                    "setting foreign_key_checks",
+                    error,
+                )),
                 Some(Part::Marker) | None => {
                     Failure::Error(Error::from_driver(node, "moving the marker", error))
                 }

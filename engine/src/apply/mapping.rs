@@ -222,8 +222,8 @@ impl Mapping {
         let referred_by = image_columns(&mut children.map(|(_, parent)| parent));
         let weighs_texts = needs_weights(&target);
         let row_key_is_plain = row_key_is_plain(&target);
-        let whole_table = [target.name.as_str(), ""]
-            .map(|table| KeyHash::whole_table(&target.database, table));
+        let whole_table =
+            [target.name.as_str(), ""].map(|table| KeyHash::whole_table(&target.database, table));
         Ok(Self {
             whole_table,
             row_key_is_plain,

@@ -12,7 +12,7 @@ use super::mapping::Mapping;
 use crate::config::Config;
 use crate::conflict::claim::ChangeKeys;
 use crate::conflict::collation::{Requests, Weights};
-use crate::conflict::detect::Claim;
+use crate::conflict::detect::{Claim, Meeting, first_meeting};
 use crate::conflict::family::Family;
 use crate::conflict::key::{KeyHash, TableHash, image_keys};
 use crate::conflict::window::Window;
@@ -64,8 +64,8 @@ pub(super) struct PreparedTransaction {
     pub(super) mappings: Vec<Arc<Mapping>>,
     /// One for each change.
     keys: Vec<ChangeKeys>,
-    /// Every key that it claims or leaves.
-    pub(super) claims: Vec<Claim>,
+    /// Every key that it claims or leaves, as of a group of its own.
+    claims: Vec<Claim>,
 }
 
 /// What is sent for some transactions.
@@ -295,6 +295,18 @@ impl Preparer {
     }
 }
 
+/// The first of the transactions that meets a concurrent local write.
+pub(super) fn meeting(prepared: &[PreparedTransaction], window: &Window) -> Option<Meeting> {
+    let mut prepared = prepared.iter().enumerate();
+    prepared.find_map(|(transaction, prepared)| {
+        let meeting = first_meeting(&prepared.claims, window)?;
+        Some(Meeting {
+            transaction,
+            ..meeting
+        })
+    })
+}
+
 impl Prepared {
     /// With nothing known of `number` transactions in front.
     pub(super) fn behind(mut self, number: usize) -> Self {
@@ -343,6 +355,7 @@ fn claims(
     let changes = transaction.changes.iter().zip(mappings).zip(keys);
     for (index, ((change, mapping), keys)) in changes.enumerate() {
         let claim = |key, seen| Claim {
+            transaction: 0,
             change: index,
             key,
             seen,

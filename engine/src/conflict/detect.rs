@@ -15,10 +15,12 @@ pub struct Meeting {
     pub local: LogPos,
 }
 
-/// One key that a change of a transaction claims or leaves.
+/// One key that a change of a group claims or leaves.
 #[derive(Debug, Clone, Copy)]
 pub struct Claim {
-    /// Which of the transaction's changes.
+    /// Which transaction of the group.
+    pub transaction: usize,
+    /// Which of its changes.
     pub change: usize,
     /// The key.
     pub key: KeyHash,
@@ -26,31 +28,24 @@ pub struct Claim {
     pub seen: LogPos,
 }
 
-/// Looks for the first claim that was also written here without the origin having seen it, among
-/// those of a group's transactions.
+/// Looks for the first claim that was also written here without the origin having seen it.
 ///
 /// Exact by log order (design section 3): a local write `b` of a key is concurrent with a foreign
 /// write `a` exactly when `b` lies behind what the origin had applied of this log before `a`.
-/// The keys that a foreign write only leaves have to be among the claims too: a local claim of one
+/// The keys that a foreign write only leaves have to be among `claims` too: a local claim of one
 /// may have taken away the row that it changes.
 #[must_use]
-pub fn first_meeting<'c>(
-    transactions: impl IntoIterator<Item = &'c [Claim]>,
-    window: &Window,
-) -> Option<Meeting> {
+pub fn first_meeting(claims: &[Claim], window: &Window) -> Option<Meeting> {
     if window.is_empty() {
         return None;
     }
-    let mut transactions = transactions.into_iter().enumerate();
-    transactions.find_map(|(transaction, claims)| {
-        claims.iter().find_map(|claim| {
-            window
-                .concurrent_write(claim.key, claim.seen)
-                .map(|local| Meeting {
-                    transaction,
-                    change: claim.change,
-                    local: local.position,
-                })
-        })
+    claims.iter().find_map(|claim| {
+        window
+            .concurrent_write(claim.key, claim.seen)
+            .map(|local| Meeting {
+                transaction: claim.transaction,
+                change: claim.change,
+                local: local.position,
+            })
     })
 }

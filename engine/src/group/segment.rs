@@ -77,7 +77,10 @@ impl<'b> Segment<'b> {
         let before = image(mapped.change.before(), &mapped.keys.before);
         let after = image(mapped.change.after(), &mapped.keys.after);
         let parts = match mapped.change {
-            RowChange::Update { before: b, after: a } if !mapping.same_row(b, a) => {
+            RowChange::Update {
+                before: b,
+                after: a,
+            } if !mapping.same_row(b, a) => {
                 if !mapping.target.unique_keys.is_empty() {
                     return Taken::Alone;
                 }
@@ -112,9 +115,11 @@ impl<'b> Segment<'b> {
         }
         match mapped.change {
             RowChange::Insert { .. } => false,
-            RowChange::Delete { .. } => mapping.target.children.iter().any(|key| {
-                !matches!(key.on_delete.as_str(), "RESTRICT" | "NO ACTION")
-            }),
+            RowChange::Delete { .. } => mapping
+                .target
+                .children
+                .iter()
+                .any(|key| !matches!(key.on_delete.as_str(), "RESTRICT" | "NO ACTION")),
             RowChange::Update { before, after } => {
                 !mapping.same_row(before, after) || !mapping.same_for_children(before, after)
             }
@@ -228,7 +233,8 @@ impl<'b> Segment<'b> {
             match depths(&nets) {
                 Some(depths) => depths,
                 None => {
-                    log.into_iter().for_each(|mapped| push_ordered(steps, mapped));
+                    log.into_iter()
+                        .for_each(|mapped| push_ordered(steps, mapped));
                     return;
                 }
             }
@@ -298,7 +304,10 @@ fn depths(nets: &[Net<'_>]) -> Option<HashMap<usize, usize>> {
     let mut tables: Vec<&Mapping> = Vec::new();
     for net in nets {
         for mapping in [net.mapping, net.first_mapping] {
-            if !tables.iter().any(|known| Arc::ptr_eq(&known.target, &mapping.target)) {
+            if !tables
+                .iter()
+                .any(|known| Arc::ptr_eq(&known.target, &mapping.target))
+            {
                 tables.push(mapping);
             }
         }

@@ -150,7 +150,10 @@ impl Server {
 
     fn put(&mut self, kind: Kind, row: &Row) {
         self.locked.extend(keys(kind, row));
-        self.rows.get_mut(&kind).unwrap().insert(id(row), row.clone());
+        self.rows
+            .get_mut(&kind)
+            .unwrap()
+            .insert(id(row), row.clone());
     }
 
     fn take(&mut self, kind: Kind, id: i64) -> Option<Row> {
@@ -222,15 +225,16 @@ impl Server {
             .into_iter()
             .find(|kind| step.mapping().target.name == format!("{kind:?}"))
             .unwrap();
-        let mut many = |rows: &[&Row], each: u64, run: &dyn Fn(&mut Self, &Row) -> Result<u64, String>| {
-            for row in rows {
-                let found = run(self, row)?;
-                if found != each {
-                    return Err(format!("{step:?}: {found} instead of {each}"));
+        let mut many =
+            |rows: &[&Row], each: u64, run: &dyn Fn(&mut Self, &Row) -> Result<u64, String>| {
+                for row in rows {
+                    let found = run(self, row)?;
+                    if found != each {
+                        return Err(format!("{step:?}: {found} instead of {each}"));
+                    }
                 }
-            }
-            Ok(())
-        };
+                Ok(())
+            };
         match step {
             Step::Insert(_, rows) => many(rows, 1, &|server, row| server.insert(kind, row)),
             Step::Upsert(_, rows) => many(rows, 2, &|server, row| server.upsert(kind, row)),
@@ -240,7 +244,9 @@ impl Server {
             }),
             Step::Lock(_, rows) => many(rows, 1, &|server, row| {
                 let stored = server.get(kind, id(row)).cloned();
-                server.locked.extend(stored.iter().flat_map(|row| keys(kind, row)));
+                server
+                    .locked
+                    .extend(stored.iter().flat_map(|row| keys(kind, row)));
                 Ok(u64::from(stored.is_some()))
             }),
         }
@@ -259,15 +265,20 @@ struct Attempt {
 
 fn attempt() -> impl Strategy<Value = Attempt> {
     let kind = prop::sample::select(KINDS.to_vec());
-    (kind, 0..10_u8, 0..4_i64, 0..4_i64, prop::array::uniform4(0..5_i64)).prop_map(
-        |(kind, what, id, other, values)| Attempt {
+    (
+        kind,
+        0..10_u8,
+        0..4_i64,
+        0..4_i64,
+        prop::array::uniform4(0..5_i64),
+    )
+        .prop_map(|(kind, what, id, other, values)| Attempt {
             kind,
             what,
             id,
             other,
             values,
-        },
-    )
+        })
 }
 
 impl Attempt {
@@ -290,7 +301,10 @@ impl Attempt {
         let (done, change) = match (before, self.what) {
             (None, _) => {
                 let after = image(self.id, None, 0);
-                (server.insert(self.kind, &after), RowChange::Insert { after })
+                (
+                    server.insert(self.kind, &after),
+                    RowChange::Insert { after },
+                )
             }
             (Some(before), 0..3) => (
                 server.delete(self.kind, self.id),
@@ -304,7 +318,11 @@ impl Attempt {
                 )
             }
             (Some(before), what) => {
-                let after = image(self.id, Some(&before), [1, 2, 4, 8, 8, 15][usize::from(what) - 4]);
+                let after = image(
+                    self.id,
+                    Some(&before),
+                    [1, 2, 4, 8, 8, 15][usize::from(what) - 4],
+                );
                 (
                     server.update(self.kind, self.id, &after),
                     RowChange::Update { before, after },
