@@ -21,10 +21,14 @@ impl Ahead {
         }
     }
 
-    /// Begins to prepare a batch: the next that [`Self::next`] gives.
-    pub(crate) fn prepare(&mut self, batch: Option<Batch>) {
-        let Some(mut batch) = batch else { return };
+    /// Begins to prepare the batch behind `batch`, if so much is waiting: the next that
+    /// [`Self::next`] gives.
+    pub(crate) fn prepare_behind(&mut self, batch: &Batch, gatherer: &mut Gatherer) {
         let Some(mut preparer) = self.preparer.take() else {
+            return;
+        };
+        let Some(mut batch) = gatherer.next_if_behind(batch) else {
+            self.preparer = Some(preparer);
             return;
         };
         self.preparing = Some(tokio::spawn(async move {

@@ -268,7 +268,7 @@ impl Link {
             }
             // What comes behind DDL may fit its tables only once that has run.
             if !batch.is_definition() {
-                ahead.prepare(gatherer.next_if_behind(&batch));
+                ahead.prepare_behind(&batch, &mut gatherer);
             }
             let begun = Instant::now();
             let contended = self

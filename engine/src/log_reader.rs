@@ -11,7 +11,7 @@ use crate::decode::event::Event;
 use crate::error::{Error, Result};
 use crate::origin::{Origin, OriginFilter};
 use crate::position::LogPos;
-use crate::position::marker::Intended;
+use crate::position::marker::{Intended, MARKER_TABLE};
 use crate::source::Source;
 use crate::transaction::Seen;
 
@@ -71,6 +71,11 @@ impl LogReader {
         let own = schema.to_owned();
         decoder.set_table_filter(Box::new(move |database, _table| {
             database.eq_ignore_ascii_case(&own) || rules.includes(database, &own)
+        }));
+        // What an engine wrote goes nowhere: its marker says it all.
+        let own = schema.to_owned();
+        decoder.set_marker(Box::new(move |database, table| {
+            database.eq_ignore_ascii_case(&own) && table == MARKER_TABLE
         }));
         let source = Source::open(
             node,

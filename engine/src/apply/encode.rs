@@ -46,7 +46,8 @@ pub fn encode(steps: &[Step<'_>], flavor: Flavor) -> Result<Vec<Statement>> {
                 let push = |out: &mut _, row: &_, first| writer.push_row(out, row, first);
                 many(&mut statements, mapping, form, rows, push)?;
             }
-            Step::Upsert(_, rows) => {
+            // A row that is nothing but its key is as it should be.
+            Step::Upsert(_, rows) if writer.has_payload() => {
                 let form = Form {
                     action: "update",
                     head: writer.insert_head(),
@@ -66,7 +67,7 @@ pub fn encode(steps: &[Step<'_>], flavor: Flavor) -> Result<Vec<Statement>> {
                 let push = |out: &mut _, row: &_, first| writer.push_key(out, row, first);
                 many(&mut statements, mapping, form, rows, push)?;
             }
-            Step::Lock(_, rows) => {
+            Step::Lock(_, rows) | Step::Upsert(_, rows) => {
                 let form = Form {
                     action: "update",
                     head: writer.lock_head(),
