@@ -47,5 +47,10 @@ HOT_SECONDS ?= 600
 hot: tools servers ## Hammer hot rows on two masters of each kind for HOT_SECONDS, engines killed, and compare
 	TWINLOG_HOT_SECONDS=$(HOT_SECONDS) cargo test -p twinlog-tests --test real -- --nocapture --test-threads=1 hot_rows
 
+.PHONY: size
+size: build servers ## Peak memory with a huge transaction, a long backlog, many tables, large rows; prints a table
+	TWINLOG_SIZE=full TWINLOG_BIN=$(CURDIR)/target/release/twinlog cargo test -p twinlog --test size -- \
+	  --nocapture --test-threads=1
+
 clean: ## Remove what was built and fetched
 	rm -rf target

@@ -3,6 +3,7 @@
 //! Contract: transactions come out in the log's order, each once and whole, with its first and last
 //! position. What cannot be made whole or carried (a half-undone transaction, an XA prepare, a
 //! statement in place of rows) is an error that stops the link, never a transaction with less in it.
+//! One that does not fit into memory goes to disk ([`crate::spill`]).
 
 use std::sync::Arc;
 
@@ -11,7 +12,9 @@ use crate::decode::event::{Event, EventHeader, Flavor};
 use crate::error::{Error, Result};
 use crate::gtid::Gtid;
 use crate::position::LogPos;
+use crate::position::marker::MARKER_TABLE;
 use crate::source::Placed;
+use crate::spill::{Gathered, Room};
 use crate::transaction::{Assembled, DdlStatement, ForeignKeyMode, LoggedStatement, TableChange};
 
 /// MariaDB's GTID event says that no end event follows (DDL and its like).
@@ -33,12 +36,21 @@ struct Open {
     committed_at: Option<u64>,
     shape: Shape,
     statement: Option<LoggedStatement>,
-    changes: Vec<TableChange>,
+    changes: Gathered,
+    /// Changes of the engine's own tables: few, and wanted at once.
+    own: Vec<TableChange>,
     /// Which of `changes` is the first of the statement whose end was not read yet.
     statement_from: usize,
-    /// Savepoints, each with the number of `changes` in front of it.
-    savepoints: Vec<(String, usize)>,
+    /// Savepoints, each with the number of `changes` and of `own` in front of it.
+    savepoints: Vec<(String, Place)>,
     weight: usize,
+}
+
+/// Numbers of changes, and of changes of the engine's own tables.
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    changes: usize,
+    own: usize,
 }
 
 /// Assembles one log's transactions.
@@ -46,16 +58,22 @@ struct Open {
 pub struct Assembler {
     node: Arc<str>,
     flavor: Flavor,
+    /// The engine's own schema.
+    schema: Box<str>,
+    room: Room,
     open: Option<Open>,
 }
 
 impl Assembler {
-    /// For the log of `node`, beginning at a transaction boundary.
+    /// For the log of `node`, beginning at a transaction boundary. `schema` is the engine's own; what
+    /// does not fit into memory goes to `room`.
     #[must_use]
-    pub fn new(node: Arc<str>, flavor: Flavor) -> Self {
+    pub fn new(node: Arc<str>, flavor: Flavor, schema: &str, room: Room) -> Self {
         Self {
             node,
             flavor,
+            schema: schema.into(),
+            room,
             open: None,
         }
     }
@@ -159,24 +177,24 @@ impl Assembler {
                         "row changes outside a transaction; the stream must begin at a transaction",
                     ));
                 };
-                open.weight += changes
-                    .iter()
-                    .map(|change| change.weight() + 64)
-                    .sum::<usize>();
-                open.changes
-                    .extend(changes.into_iter().map(|change| TableChange {
-                        table: Arc::clone(&table),
-                        change,
-                        foreign_keys,
-                    }));
+                if table.database.eq_ignore_ascii_case(&self.schema) {
+                    open.own
+                        .extend(changes.into_iter().map(|change| TableChange {
+                            table: Arc::clone(&table),
+                            change,
+                            foreign_keys,
+                        }));
+                } else if !open.is_applied() {
+                    open.changes
+                        .push(&self.room, &table, changes, foreign_keys)?;
+                }
                 if flags.ends_statement() {
                     // MySQL flags cascaded rows like those of a session with foreign_key_checks=0.
                     // What a statement cascades to stands in front of the row that it came from, so
                     // the last event tells which of the two it is.
                     if flags.no_foreign_key_checks() {
-                        for change in &mut open.changes[open.statement_from..] {
-                            change.foreign_keys = ForeignKeyMode::Off;
-                        }
+                        open.changes
+                            .set_mode(open.statement_from, ForeignKeyMode::Off);
                     }
                     open.statement_from = open.changes.len();
                 }
@@ -243,14 +261,14 @@ impl Assembler {
             Statement::Commit => self.finish(start, end, header),
             Statement::Savepoint(name) => {
                 if let Some(open) = &mut self.open {
-                    open.savepoints.push((name, open.changes.len()));
+                    open.savepoints.push((name, open.place()));
                 }
                 Ok(None)
             }
             Statement::ReleaseSavepoint => Ok(None),
             Statement::Rollback => {
                 if let Some(open) = &mut self.open
-                    && !open.roll_back(0, self.flavor)
+                    && !open.roll_back(Place::default(), self.flavor)
                 {
                     return Err(self.half_undone(start));
                 }
@@ -269,7 +287,7 @@ impl Assembler {
                         open.savepoints.truncate(index + 1);
                         open.roll_back(open.savepoints[index].1, self.flavor)
                     }
-                    None => open.changes.is_empty(),
+                    None => open.changes.is_empty() && open.own.is_empty(),
                 };
                 if !undone {
                     return Err(self.half_undone(start));
@@ -339,6 +357,10 @@ impl Assembler {
         let Some(open) = self.open.take() else {
             return Err(self.malformed(start, "the end of a transaction that did not begin"));
         };
+        let weight = open.weight + open.changes.weight();
+        let (rows, spilled) = open.changes.finish()?;
+        let mut changes = open.own;
+        changes.extend(rows);
         Ok(Some(Assembled {
             start: open.start,
             end,
@@ -349,8 +371,9 @@ impl Assembler {
                 .filter(|micros| *micros != 0)
                 .unwrap_or(u64::from(header.timestamp) * 1_000_000),
             statement: open.statement,
-            changes: open.changes,
-            weight: open.weight + size_of::<Assembled>(),
+            changes,
+            spilled,
+            weight: weight + size_of::<Assembled>(),
         }))
     }
 
@@ -390,16 +413,32 @@ impl Assembler {
 impl Open {
     /// Drops the changes from `keep` on; says whether that is all that a rollback undoes. On MariaDB
     /// it is: writes to tables without transactions are groups of their own in front of this one.
-    fn roll_back(&mut self, keep: usize, flavor: Flavor) -> bool {
-        if self.changes.len() <= keep {
+    fn roll_back(&mut self, keep: Place, flavor: Flavor) -> bool {
+        let place = self.place();
+        if place.changes <= keep.changes && place.own <= keep.own {
             return true;
         }
         if flavor != Flavor::MariaDb || self.statement.is_some() {
             return false;
         }
-        self.changes.truncate(keep);
-        self.statement_from = self.changes.len();
+        self.own.truncate(keep.own);
+        self.statement_from = self.changes.truncate(keep.changes);
         true
+    }
+
+    fn place(&self) -> Place {
+        Place {
+            changes: self.changes.len(),
+            own: self.own.len(),
+        }
+    }
+
+    /// Whether an engine applied it: its marker row comes first. What it applied is of no use to
+    /// those who read it back.
+    fn is_applied(&self) -> bool {
+        self.own
+            .iter()
+            .any(|change| &*change.table.name == MARKER_TABLE)
     }
 
     fn without_gtid(start: LogPos, header: &EventHeader, shape: Shape) -> Self {
@@ -410,7 +449,8 @@ impl Open {
             committed_at: None,
             shape,
             statement: None,
-            changes: Vec::new(),
+            changes: Gathered::default(),
+            own: Vec::new(),
             statement_from: 0,
             savepoints: Vec::new(),
             weight: 0,
@@ -471,7 +511,9 @@ mod tests {
     }
 
     fn assembled(flavor: Flavor, events: Vec<Event>) -> Result<Option<Assembled>> {
-        let mut assembler = Assembler::new("a".into(), flavor);
+        let folder = tempfile::tempdir().unwrap();
+        let room = Room::new(folder.path(), usize::MAX);
+        let mut assembler = Assembler::new("a".into(), flavor, "twinlog", room);
         let at = LogPos::new(1, 4);
         let mut whole = None;
         for event in events {

@@ -32,6 +32,7 @@ pub mod replicator;
 pub mod row;
 pub mod schema;
 pub mod source;
+pub mod spill;
 pub mod status;
 mod tailer;
 pub mod transaction;

@@ -26,6 +26,7 @@ use crate::position::reconcile::{Agreement, Resume, reconcile};
 use crate::position::store::{LinkRecord, Store};
 use crate::replicator::merges;
 use crate::schema::SchemaCatalog;
+use crate::spill::Room;
 use crate::status::{LinkProgress, State, TailProgress};
 use crate::transaction::Seen;
 
@@ -163,9 +164,8 @@ impl Link {
                 &origin,
                 &self.target_identity,
                 start,
-                &self.config.engine.schema,
-                &self.config.replication,
-                self.config.engine.heartbeat,
+                &self.config,
+                Room::of(&self.config, &self.target.name),
             )
             .await?;
             Ok::<_, Error>((connection, marker, resume, origin, reader))
@@ -248,7 +248,8 @@ impl Link {
                 };
             };
             let end = batch.end;
-            if let Some(last) = batch.transactions.last() {
+            let last = batch.huge.as_ref().map(|huge| huge.head());
+            if let Some(last) = last.or(batch.transactions.last()) {
                 (clock, seen) = (last.effective, last.seen);
                 marker_moved = Instant::now();
             }
@@ -330,9 +331,7 @@ impl Link {
                         () = tokio::time::sleep(pause) => {}
                     }
                     let committed = applier.marker().position;
-                    batch
-                        .transactions
-                        .retain(|transaction| transaction.end > committed);
+                    batch.forget(committed);
                 }
                 Err(error) => return Err(error),
                 Ok(()) => return Ok(contended),
@@ -574,6 +573,15 @@ async fn read(
                     .map_err(|_| Error::Stopped)?;
                 progress.queued(local.end, local.committed_at);
                 Item::Foreign(local, permit)
+            }
+            Step::Transaction(Origin::Huge(huge)) => {
+                // It takes all the room, so that no more than one waits on disk.
+                let permit = Arc::clone(&room)
+                    .acquire_many_owned(room_kib)
+                    .await
+                    .map_err(|_| Error::Stopped)?;
+                progress.queued(huge.head().end, huge.head().committed_at);
+                Item::Huge(huge, permit)
             }
             Step::Transaction(Origin::Passed(passed)) => {
                 progress.passed(&passed);

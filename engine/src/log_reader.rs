@@ -1,18 +1,18 @@
 //! One log, read through source, decode, assemble and origin filter: what both the link (of the
 //! peer's log) and the tailer (of this node's own log) stand on.
 
-use std::time::Duration;
-
 use crate::assemble::Assembler;
-use crate::config::{NodeConfig, ReplicationConfig};
+use crate::config::{Config, NodeConfig};
 use crate::connection::Identity;
 use crate::decode::Decoder;
 use crate::decode::event::Event;
 use crate::error::{Error, Result};
 use crate::origin::{Origin, OriginFilter};
+use crate::own_schema::{BARRIER, MARKER};
 use crate::position::LogPos;
-use crate::position::marker::{Intended, MARKER_TABLE};
+use crate::position::marker::Intended;
 use crate::source::Source;
+use crate::spill::Room;
 use crate::transaction::Seen;
 
 /// Where a log is to be read from and what is known there.
@@ -53,7 +53,8 @@ pub struct LogReader {
 }
 
 impl LogReader {
-    /// Opens the log of `log_of`, as seen together with `peer`.
+    /// Opens the log of `log_of`, as seen together with `peer`. What does not fit into memory goes to
+    /// `room`.
     ///
     /// # Errors
     /// Those of [`Source::open`].
@@ -62,37 +63,41 @@ impl LogReader {
         log_of: &Identity,
         peer: &Identity,
         start: Start,
-        schema: &str,
-        replication: &ReplicationConfig,
-        heartbeat: Duration,
+        config: &Config,
+        room: Room,
     ) -> Result<Self> {
         let mut decoder = Decoder::new(log_of.flavor);
-        let rules = replication.clone();
-        let own = schema.to_owned();
-        decoder.set_table_filter(Box::new(move |database, _table| {
-            database.eq_ignore_ascii_case(&own) || rules.includes(database, &own)
+        let rules = config.replication.clone();
+        let own = config.engine.schema.clone();
+        decoder.set_table_filter(Box::new(move |database, table| {
+            if database.eq_ignore_ascii_case(&own) {
+                // Nobody reads the others from the log, and a journal can be large.
+                return table == MARKER || table == BARRIER;
+            }
+            rules.includes(database, &own)
         }));
         // What an engine wrote goes nowhere: its marker says it all.
-        let own = schema.to_owned();
+        let own = config.engine.schema.clone();
         decoder.set_marker(Box::new(move |database, table| {
-            database.eq_ignore_ascii_case(&own) && table == MARKER_TABLE
+            database.eq_ignore_ascii_case(&own) && table == MARKER
         }));
         let source = Source::open(
             node,
             log_of,
             (start.position, start.log_birth),
-            heartbeat,
+            config.engine.heartbeat,
             decoder,
         )
         .await?;
+        let schema = &config.engine.schema;
         Ok(Self {
             source,
-            assembler: Assembler::new(log_of.node.clone(), log_of.flavor),
+            assembler: Assembler::new(log_of.node.clone(), log_of.flavor, schema, room),
             filter: OriginFilter::new(
                 log_of.clone(),
                 peer.clone(),
-                schema.to_owned(),
-                replication.clone(),
+                schema.clone(),
+                config.replication.clone(),
                 start.clock,
                 start.seen,
                 start.intended,
@@ -104,6 +109,12 @@ impl LogReader {
     #[must_use]
     pub fn intended(&self) -> Option<&Intended> {
         self.filter.intended()
+    }
+
+    /// Behind the last event that was read, be it within a transaction.
+    #[must_use]
+    pub fn position(&self) -> LogPos {
+        self.source.position()
     }
 
     /// When the file that is being read was begun; see [`Source::birth`].
@@ -126,8 +137,10 @@ impl LogReader {
         let end = placed.end;
         if let Some(transaction) = self.assembler.take(placed)? {
             let mut origin = self.filter.judge(transaction)?;
-            if let Origin::Local(local) = &mut origin {
-                local.log_birth = self.source.birth();
+            match &mut origin {
+                Origin::Local(local) => local.log_birth = self.source.birth(),
+                Origin::Huge(huge) => huge.born(self.source.birth()),
+                Origin::Passed(_) => {}
             }
             return Ok(Step::Transaction(origin));
         }

@@ -16,13 +16,15 @@ use crate::gtid::Gtid;
 use crate::position::LogPos;
 use crate::position::marker::{BARRIER_TABLE, Intended, MARKER_TABLE, Marker};
 use crate::row::RowChange;
-use crate::transaction::{Assembled, DdlStatement, Definition, Local, Sealed, Seen};
+use crate::transaction::{Assembled, DdlStatement, Definition, Huge, Local, Sealed, Seen};
 
 /// What a transaction turned out to be.
 #[derive(Debug)]
 pub enum Origin {
     /// Written at the log's node: goes to the other node, and into the node's own window.
     Local(Box<Local>),
+    /// The same, with its changes on disk.
+    Huge(Box<Huge>),
     /// Nothing that goes anywhere: the place behind it is settled once it is reached.
     Passed(Passed),
 }
@@ -201,10 +203,15 @@ impl OriginFilter {
                     })
                 }
                 Err(rule) => {
-                    let rows = transaction.changes.iter().any(|change| {
-                        self.replication
-                            .includes(&change.table.database, &self.schema)
-                    });
+                    let included =
+                        |database: &str| self.replication.includes(database, &self.schema);
+                    let mut held = transaction.changes.iter();
+                    // What is on disk is of replicated databases: the decoder leaves others out.
+                    let rows = held.any(|change| included(&change.table.database))
+                        || transaction
+                            .spilled
+                            .as_ref()
+                            .is_some_and(|rows| !rows.is_empty());
                     if !rows {
                         return Ok(self.passed(transaction.end, Reason::LeftOut(rule)));
                     }
@@ -237,17 +244,19 @@ impl OriginFilter {
                     .replication
                     .includes(&change.table.database, &self.schema)
         });
-        if changes.is_empty() && definition.is_none() {
+        let spilled = transaction.spilled.filter(|rows| !rows.is_empty());
+        if changes.is_empty() && definition.is_none() && spilled.is_none() {
             return Ok(self.passed(
                 transaction.end,
                 Reason::LeftOut("not a replicated database"),
             ));
         }
         let barrier = definition.is_none()
+            && spilled.is_none()
             && changes
                 .iter()
                 .all(|change| is_barrier(&change.table.database, &change.table.name));
-        Ok(Origin::Local(Box::new(Local {
+        let local = Local {
             start: transaction.start,
             end: transaction.end,
             gtid: transaction.gtid,
@@ -257,10 +266,15 @@ impl OriginFilter {
             definition,
             changes,
             weight: transaction.weight,
+            first_write: 0,
             barrier,
             log_birth: 0,
             _sealed: Sealed::by_origin_filter(),
-        })))
+        };
+        Ok(match spilled {
+            None => Origin::Local(Box::new(local)),
+            Some(spilled) => Origin::Huge(Box::new(Huge::new(local, spilled))),
+        })
     }
 
     /// `Ok(Ok(()))`: replicated. `Ok(Err(rule))`: left out by a rule. `Err`: halts.
@@ -449,13 +463,14 @@ mod tests {
                 error_code: 0,
             }),
             changes: Vec::new(),
+            spilled: None,
             weight: 0,
         }
     }
 
     fn reason(filter: &mut OriginFilter, transaction: Assembled) -> Option<Reason> {
         match filter.judge(transaction).unwrap() {
-            Origin::Local(_) => None,
+            Origin::Local(_) | Origin::Huge(_) => None,
             Origin::Passed(passed) => Some(passed.reason),
         }
     }

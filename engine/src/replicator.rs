@@ -341,6 +341,7 @@ fn status_reader(
 ) -> status::StatusReader {
     let started = Instant::now();
     let digest = config.digest();
+    let memory = config.engine.memory as u64;
     let identity = identity.clone();
     Arc::new(move || {
         let tailer = tail.status(
@@ -354,6 +355,7 @@ fn status_reader(
             flavor: identity.flavor,
             server_version: identity.version.clone(),
             uptime_seconds: started.elapsed().as_secs(),
+            memory: status::MemoryStatus::now(memory),
             links: links
                 .iter()
                 .map(|(_, progress)| progress.status().given(&tailer))

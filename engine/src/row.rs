@@ -33,10 +33,51 @@ mod double_bits {
     }
 }
 
+/// Bytes as a whole, where the format can, and not one by one.
+mod byte_string {
+    use std::fmt;
+
+    use serde::de::{SeqAccess, Visitor};
+    use serde::{Deserializer, Serializer};
+
+    // By reference, as serde calls it.
+    #[allow(clippy::borrowed_box)]
+    pub(super) fn serialize<S: Serializer>(value: &Box<[u8]>, out: S) -> Result<S::Ok, S::Error> {
+        out.serialize_bytes(value)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Box<[u8]>, D::Error> {
+        from.deserialize_byte_buf(Bytes)
+    }
+
+    struct Bytes;
+
+    impl<'de> Visitor<'de> for Bytes {
+        type Value = Box<[u8]>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("bytes")
+        }
+
+        fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Self::Value, E> {
+            Ok(bytes.into())
+        }
+
+        // JSON has them as a list of numbers.
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut bytes = Vec::new();
+            while let Some(byte) = list.next_element()? {
+                bytes.push(byte);
+            }
+            Ok(bytes.into())
+        }
+    }
+}
+
 /// One column's value in a row image.
 ///
-/// Its serialised form is for the histories of merged rows ([`crate::conflict::history`]), which hold
-/// no JSON.
+/// Its serialised form is for the histories of merged rows ([`crate::conflict::history`]) and for rows
+/// on disk ([`crate::spill`]).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Value {
     /// SQL NULL.
@@ -56,7 +97,7 @@ pub enum Value {
     /// CHAR, VARCHAR, TEXT in the column's own character set; BINARY, VARBINARY, BLOB, GEOMETRY,
     /// VECTOR and MariaDB's INET/UUID types as stored. The log leaves out the trailing spaces of
     /// CHAR and the trailing zero bytes of BINARY, INET and UUID.
-    Bytes(Box<[u8]>),
+    Bytes(#[serde(with = "byte_string")] Box<[u8]>),
     /// BIT(1..64).
     Bit(u64),
     /// YEAR, 0 or 1901..=2155.
@@ -112,7 +153,6 @@ pub enum Value {
     /// SET by its bits.
     Set(u64),
     /// MySQL's JSON, as stored.
-    #[serde(skip)]
     Json(Json),
 }
 
@@ -267,7 +307,7 @@ impl std::fmt::Display for SourceTable {
 }
 
 /// What happened to one row.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum RowChange {
     /// A row came to be.
     Insert {
@@ -326,5 +366,26 @@ impl RowChange {
             RowChange::Update { before, after } => row(before) + row(after),
             RowChange::Delete { before } => row(before),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_come_back_from_both_forms() {
+        let row: Row = Box::new([
+            Value::Bytes(Box::from(*b"\0x\xff")),
+            Value::Float(-0.0),
+            Value::Null,
+            Value::UInt(u64::MAX),
+        ]);
+        let text = serde_json::to_string(&row).unwrap();
+        assert!(text.contains(r#"{"Bytes":[0,120,255]}"#), "{text}");
+        assert_eq!(serde_json::from_str::<Row>(&text).unwrap(), row);
+        let bytes = postcard::to_extend(&row, Vec::new()).unwrap();
+        assert_eq!(postcard::from_bytes::<Row>(&bytes).unwrap(), row);
+        assert!(bytes.len() < 30, "{}", bytes.len());
     }
 }

@@ -24,8 +24,9 @@ use crate::origin::{Origin, Passed, Reason};
 use crate::position::LogPos;
 use crate::row::{RowChange, SourceTable};
 use crate::schema::SchemaCatalog;
+use crate::spill::Room;
 use crate::status::{State, TailProgress};
-use crate::transaction::{Local, Seen};
+use crate::transaction::{Huge, Local, Seen};
 
 /// The tailer of one node.
 pub(crate) struct Tailer {
@@ -94,14 +95,24 @@ impl Tailer {
             &self.identity,
             &self.peer,
             place.clone(),
-            &self.config.engine.schema,
-            &self.config.replication,
-            self.config.engine.heartbeat,
+            &self.config,
+            Room::of(&self.config, &self.node.name),
         )
         .await?;
         self.progress.set_state(State::Streaming, None);
         loop {
-            match reader.next().await? {
+            let before = reader.position();
+            let step = reader.next().await?;
+            if reader.position() != before {
+                self.window.stir();
+            }
+            match step {
+                Step::Transaction(Origin::Huge(huge)) => {
+                    self.record_huge(&huge).await?;
+                    place.clock = huge.head().effective;
+                    place.seen = huge.head().seen;
+                    self.reached(place, huge.head().end, reader.birth());
+                }
                 Step::Transaction(Origin::Local(local)) => {
                     self.record(&local).await?;
                     place.clock = local.effective;
@@ -143,17 +154,39 @@ impl Tailer {
     }
 
     async fn record(&self, local: &Local) -> Result<()> {
-        self.progress.local();
-        if let Some(definition) = &local.definition {
-            // The window first: whoever sees the new schema must find out that it is new.
-            self.window.record_definition(
-                local.end,
-                local.effective,
-                &definition.tables(),
-                definition.removes_rows(),
-            )?;
-            self.catalog.forget();
+        self.define(local)?;
+        self.record_rows(local).await
+    }
+
+    /// A transaction whose changes are on disk goes into the window part by part. What it claims may
+    /// be met there before all of it is in: it was committed, and that is all that counts.
+    async fn record_huge(&self, huge: &Huge) -> Result<()> {
+        self.define(huge.head())?;
+        let mut parts = huge.parts();
+        while let Some(part) = parts.next_part()? {
+            self.record_rows(&part).await?;
+            self.window.stir();
         }
+        Ok(())
+    }
+
+    fn define(&self, local: &Local) -> Result<()> {
+        self.progress.local();
+        let Some(definition) = &local.definition else {
+            return Ok(());
+        };
+        // The window first: whoever sees the new schema must find out that it is new.
+        self.window.record_definition(
+            local.end,
+            local.effective,
+            &definition.tables(),
+            definition.removes_rows(),
+        )?;
+        self.catalog.forget();
+        Ok(())
+    }
+
+    async fn record_rows(&self, local: &Local) -> Result<()> {
         let mut claims: Vec<(KeyHash, ClaimKind)> = Vec::with_capacity(local.changes.len() * 2);
         let mut tables: Vec<TableHash> = Vec::new();
         let mut columns: Vec<Option<Arc<(ImageColumns, Family)>>> =
@@ -202,7 +235,7 @@ impl Tailer {
             }
         }
         let weights = self.catalog.collator().weigh(requests).await?;
-        let mut number = 0;
+        let mut number = local.first_write;
         for (change, columns) in local.changes.iter().zip(&columns) {
             let Some(known) = columns else { continue };
             let (columns, family) = &**known;

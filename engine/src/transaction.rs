@@ -8,9 +8,11 @@ use std::sync::Arc;
 
 use crate::decode::ddl::{Ddl, DdlKind, Statement};
 use crate::decode::event::SessionContext;
+use crate::error::Result;
 use crate::gtid::Gtid;
 use crate::position::LogPos;
 use crate::row::{RowChange, SourceTable};
+use crate::spill::{Parts, Spilled};
 
 /// One row's change, with its table.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,7 +26,9 @@ pub struct TableChange {
 }
 
 /// What the origin did about foreign keys as it wrote a row, and so what the target has to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub enum ForeignKeyMode {
     /// The storage engine checked, and cascaded without a trace in the log: so does the target's.
     #[default]
@@ -62,8 +66,12 @@ pub struct Assembled {
     pub committed_at: u64,
     /// The statement, where it is one. With `CREATE TABLE .. SELECT` rows follow it.
     pub statement: Option<LoggedStatement>,
-    /// Row changes in the order of the log.
+    /// Row changes in the order of the log. Of a transaction that an engine applied only those of the
+    /// engine's own tables from its marker on: nobody needs the others.
     pub changes: Vec<TableChange>,
+    /// Row changes that did not fit into memory: then `changes` has only those of the engine's own
+    /// tables.
+    pub spilled: Option<Spilled>,
     /// Memory that it takes, roughly, in bytes.
     pub weight: usize,
 }
@@ -101,12 +109,103 @@ pub struct Local {
     pub changes: Vec<TableChange>,
     /// Memory that it takes, roughly, in bytes.
     pub weight: usize,
+    /// Number, within its transaction, of its first write: not 0 in a part of a [`Huge`] one.
+    pub first_write: u32,
     /// Whether it only touches the engine's own barrier table.
     pub barrier: bool,
     /// When its log file was begun; see [`crate::source::Source::birth`].
     pub log_birth: u32,
     /// Nobody reads it: it is there so that nobody else can make one.
     pub(crate) _sealed: Sealed,
+}
+
+/// A transaction like [`Local`] whose row changes are on disk, because they do not fit into memory.
+/// Made only by [`crate::origin`].
+#[derive(Debug)]
+pub struct Huge {
+    head: Local,
+    spilled: Spilled,
+}
+
+impl Huge {
+    /// For the origin filter only; `head` is the transaction without the changes on disk.
+    pub(crate) fn new(head: Local, spilled: Spilled) -> Self {
+        Self { head, spilled }
+    }
+
+    /// The transaction, without its changes.
+    #[must_use]
+    pub fn head(&self) -> &Local {
+        &self.head
+    }
+
+    /// The file that it was in, for the head: see [`Local::log_birth`].
+    pub(crate) fn born(&mut self, log_birth: u32) {
+        self.head.log_birth = log_birth;
+    }
+
+    /// Number of row changes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.head.changes.len() + self.spilled.len()
+    }
+
+    /// Whether there is no change.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Its changes in the log's order, in parts that each look like a transaction of their own.
+    #[must_use]
+    pub fn parts(&self) -> HugeParts<'_> {
+        HugeParts {
+            huge: self,
+            parts: self.spilled.parts(),
+            begun: false,
+            writes: 0,
+        }
+    }
+}
+
+/// Gives the parts of a [`Huge`] transaction.
+#[derive(Debug)]
+pub struct HugeParts<'h> {
+    huge: &'h Huge,
+    parts: Parts,
+    begun: bool,
+    /// Most writes in the parts so far: a change is one or two.
+    writes: u32,
+}
+
+impl HugeParts<'_> {
+    /// The next part; `None` behind the last one.
+    ///
+    /// # Errors
+    /// [`crate::Error::Store`].
+    pub fn next_part(&mut self) -> Result<Option<Local>> {
+        let head = &self.huge.head;
+        let changes = if !self.begun && !head.changes.is_empty() {
+            Some(head.changes.clone())
+        } else {
+            self.parts.next_part()?
+        };
+        self.begun = true;
+        let Some(changes) = changes else {
+            return Ok(None);
+        };
+        let first_write = self.writes;
+        let writes = u32::try_from(changes.len() * 2).unwrap_or(u32::MAX);
+        self.writes = self.writes.saturating_add(writes);
+        Ok(Some(Local {
+            changes,
+            first_write,
+            definition: None,
+            gtid: head.gtid.clone(),
+            _sealed: head._sealed.clone(),
+            ..*head
+        }))
+    }
 }
 
 /// Keeps [`Local`] from being made anywhere but in [`crate::origin`].

@@ -21,6 +21,8 @@ pub struct PairOptions {
     pub kind: ServerKind,
     /// Arguments for both servers.
     pub extra_args: Vec<String>,
+    /// Lines for `[engine]`.
+    pub engine: String,
     /// Lines for `[replication]`.
     pub replication: String,
 }
@@ -32,6 +34,7 @@ impl PairOptions {
         Self {
             kind,
             extra_args: Vec::new(),
+            engine: String::new(),
             replication: String::new(),
         }
     }
@@ -69,9 +72,10 @@ impl Pair {
         let folder = tempfile::tempdir_in(&base).unwrap();
         let text = format!(
             "[engine]\ndata_dir = {:?}\nheartbeat = \"500ms\"\nbackoff_min = \"50ms\"\nbackoff_max = \"1s\"\n\
-             [replication]\n{}\n\
+             {}\n[replication]\n{}\n\
              [[node]]\nname = \"a\"\nurl = {:?}\n[[node]]\nname = \"b\"\nurl = {:?}\n",
             folder.path().join("data"),
+            options.engine,
             options.replication,
             servers[0].url(),
             servers[1].url(),

@@ -30,6 +30,7 @@ mod demo;
 mod fidelity;
 mod foreign_keys;
 mod hot_rows;
+mod huge;
 mod keys;
 mod merging;
 mod outcomes;

@@ -20,13 +20,13 @@ const INTERRUPTED: u8 = 130;
 const WATCH: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(config: Config, arguments: &Run) -> anyhow::Result<ExitCode> {
-    let config = Arc::new(config);
     let mut signals = Signals::listen()?;
     let mut names: Vec<String> = arguments.node.clone();
     if names.is_empty() {
         names = config.nodes.iter().map(|node| node.name.clone()).collect();
     }
     names.dedup();
+    let config = Arc::new(config.shared_by(names.len()));
     for name in &names {
         config.node(name)?;
     }

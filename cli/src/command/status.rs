@@ -122,6 +122,22 @@ fn print(config: &Config, answers: &[Answer], output: &Output) -> anyhow::Result
                 ),
             ));
         }
+        let memory = &status.memory;
+        if memory.limit_bytes > 0 {
+            let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+            let text = format!(
+                "engine {}: memory {} MiB, at most {} MiB so far, limit {} MiB",
+                status.node,
+                mib(memory.resident_bytes),
+                mib(memory.peak_bytes),
+                mib(memory.limit_bytes)
+            );
+            notes.push(if memory.peak_bytes > memory.limit_bytes {
+                output.paint(Tone::Odd, &text)
+            } else {
+                text
+            });
+        }
         for link in &status.links {
             let name = format!("{} -> {}", link.origin, link.target);
             table.add_row(vec![

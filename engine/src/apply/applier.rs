@@ -60,9 +60,11 @@ pub(super) enum Attempt {
     Stale,
 }
 
-/// How transactions are tried, where they do not go together.
+/// How transactions are tried.
 #[derive(Debug, Clone, Copy)]
-enum Way {
+pub(super) enum Way {
+    /// As few statements as it goes.
+    Merged,
     /// Each change by itself.
     OneByOne,
     /// By the careful transaction.
@@ -152,6 +154,9 @@ impl Applier {
     /// [`Error::Conflict`], [`Error::Drift`] and the others stop the link, with everything in front
     /// of the transaction to blame applied.
     pub async fn apply(&mut self, batch: &mut Batch, prepared: Option<Prepared>) -> Result<()> {
+        if let Some(huge) = &batch.huge {
+            return self.apply_huge(huge).await;
+        }
         if let [only] = &mut batch.transactions[..]
             && only.definition.is_some()
         {
@@ -310,10 +315,11 @@ impl Applier {
     async fn attempt(&mut self, transactions: &mut [Local], way: Way) -> Result<Attempt> {
         loop {
             let result = match way {
-                Way::OneByOne => match self.preparer.prepare(transactions).await {
+                Way::Merged | Way::OneByOne => match self.preparer.prepare(transactions).await {
                     Ok(known) => {
+                        let merge = matches!(way, Way::Merged);
                         let (generation, known) = (known.generation, known.transactions);
-                        self.try_apply(transactions, &known, None, generation, false)
+                        self.try_apply(transactions, &known, None, generation, merge)
                             .await
                     }
                     Err(error) => Err(error),

@@ -12,7 +12,7 @@
 //! 4. look once more for meetings of those that met nothing, as the ordinary path does;
 //! 5. commit rows, marker and journal together.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::applier::{Applier, Attempt};
@@ -25,7 +25,7 @@ use crate::conflict::claim::{ChangeKeys, RowWrite};
 use crate::conflict::collation::Weights;
 use crate::conflict::family::Related;
 use crate::conflict::history::{self, Unkept};
-use crate::conflict::journal::{self, Entry};
+use crate::conflict::journal::{self, Entry, JournalWinner};
 use crate::conflict::kept;
 use crate::conflict::key::{KeyHash, image_keys};
 use crate::error::{Error, Result};
@@ -71,8 +71,25 @@ pub(super) struct Weighed<'t> {
 #[derive(Default)]
 pub(super) struct Settled {
     pub(super) entries: Vec<Entry>,
+    /// Entries that are written, by kind and winner.
+    pub(super) counts: BTreeMap<(&'static str, JournalWinner), u64>,
     /// Writes of rows that are merged, for their histories.
     pub(super) merged: Vec<(KeyHash, history::Entry)>,
+}
+
+impl Weighed<'_> {
+    /// Every key by which it meets local writes, each with whether it is of a row that is merged.
+    pub(super) fn keys(&self) -> impl Iterator<Item = (KeyHash, bool)> {
+        let merges = self.mapping.rule.merges();
+        let whole = self.mapping.whole_table;
+        let related = self.related.iter().flat_map(Related::keys);
+        let own = self.writes.iter().flat_map(|write| {
+            let left = write.left().iter().map(|(_, key)| *key);
+            write.claims().map(|(key, _)| key).chain(left)
+        });
+        let others = whole.into_iter().chain(related).map(|key| (key, false));
+        others.chain(own.map(move |key| (key, merges)))
+    }
 }
 
 impl Applier {
@@ -94,15 +111,74 @@ impl Applier {
         };
         let weights = self.preparer.weigh_texts(transactions, &mappings).await?;
         let mut weighed = self.weigh(transactions, &mappings, &weights, scope)?;
-        // Of this one transaction only.
-        self.connection
-            .execute(
-                "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
-                "beginning a careful transaction",
-            )
-            .await?;
+        self.begin_carefully().await?;
         let marker = self.marker_behind(transactions, last);
         self.write_marker(&marker).await?;
+        let mut settled = Settled::default();
+        let attempt = self.settle_all(&mut weighed, generation, &mut settled);
+        if let Some(attempt) = attempt.await? {
+            return Ok(attempt);
+        }
+        let questions = foreign_key::questions(
+            transactions,
+            mappings.iter().map(|mappings| &mappings[..]),
+            self.target.flavor,
+        )?;
+        if let Some(orphan) = foreign_key::ask(&mut self.connection, &questions).await? {
+            return Ok(Attempt::Unfit(orphan));
+        }
+        if weighed.iter().any(|change| !change.contended) {
+            self.tailer_at_end().await?;
+            for change in weighed.iter().filter(|change| !change.contended) {
+                if self.meets(change)? {
+                    return Err(self.contention("a client wrote a row while it was applied"));
+                }
+            }
+            if self.catalog.generation() != generation {
+                return Ok(Attempt::Stale);
+            }
+        }
+        let kept = self.write_down(&mut settled).await?;
+        self.window.trust()?;
+        self.connection.execute("COMMIT", "committing").await?;
+        self.marker = marker;
+        self.progress.applied(transactions);
+        self.settled(settled, kept);
+        Ok(Attempt::Applied)
+    }
+
+    /// Sets what the next transaction, and only that, must be like.
+    pub(super) async fn begin_carefully(&mut self) -> Result<()> {
+        let sql = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ";
+        let context = "beginning a careful transaction";
+        self.connection.execute(sql, context).await.map(|_| ())
+    }
+
+    /// What a committed careful transaction leaves to be known.
+    pub(super) fn settled(&self, settled: Settled, kept: Vec<(KeyHash, Unkept)>) {
+        for ((kind, winner), count) in settled.counts {
+            for _ in 0..count {
+                self.progress.conflict(kind, winner);
+            }
+        }
+        for (key, entry) in settled.merged {
+            self.window.histories().applied(key, entry);
+        }
+        for (key, unkept) in kept {
+            let orders = unkept.entries.iter().map(|entry| entry.order);
+            self.window.histories().keep(key, orders);
+        }
+    }
+
+    /// Locks, waits, settles and writes, within the open transaction: steps 1 to 3. Those that are
+    /// not `contended` afterwards are to be looked at once more before the commit. Gives what stands
+    /// in the way, if something does.
+    pub(super) async fn settle_all(
+        &mut self,
+        weighed: &mut [Weighed<'_>],
+        generation: u64,
+        settled: &mut Settled,
+    ) -> Result<Option<Attempt>> {
         let mut fresh: Vec<usize> = (0..weighed.len())
             .filter(|index| weighed[*index].contended)
             .collect();
@@ -128,14 +204,13 @@ impl Applier {
             }
         }
         if self.catalog.generation() != generation {
-            return Ok(Attempt::Stale);
+            return Ok(Some(Attempt::Stale));
         }
-        let mut settled = Settled::default();
         let mut index = 0;
         while index < weighed.len() {
             if weighed[index].contended {
-                if let Some(attempt) = self.settle(&weighed[index], &mut settled).await? {
-                    return Ok(attempt);
+                if let Some(attempt) = self.settle(&weighed[index], settled).await? {
+                    return Ok(Some(attempt));
                 }
                 index += 1;
                 continue;
@@ -152,48 +227,14 @@ impl Applier {
             match execute(&mut self.connection, None, &statements, checks).await {
                 Ok(()) => {}
                 Err(Failure::Error(error)) => return Err(error),
-                Err(failure) => return Ok(Attempt::Unfit(failure)),
+                Err(failure) => return Ok(Some(Attempt::Unfit(failure))),
             }
             index = end;
         }
-        let questions = foreign_key::questions(
-            transactions,
-            mappings.iter().map(|mappings| &mappings[..]),
-            self.target.flavor,
-        )?;
-        if let Some(orphan) = foreign_key::ask(&mut self.connection, &questions).await? {
-            return Ok(Attempt::Unfit(orphan));
-        }
-        if weighed.iter().any(|change| !change.contended) {
-            self.tailer_at_end().await?;
-            for change in weighed.iter().filter(|change| !change.contended) {
-                if self.meets(change)? {
-                    return Err(self.contention("a client wrote a row while it was applied"));
-                }
-            }
-            if self.catalog.generation() != generation {
-                return Ok(Attempt::Stale);
-            }
-        }
-        let kept = self.write_down(&settled).await?;
-        self.window.trust()?;
-        self.connection.execute("COMMIT", "committing").await?;
-        self.marker = marker;
-        self.progress.applied(transactions);
-        for entry in &settled.entries {
-            self.progress.conflict(entry.kind, entry.winner);
-        }
-        for (key, entry) in settled.merged {
-            self.window.histories().applied(key, entry);
-        }
-        for (key, unkept) in kept {
-            let orders = unkept.entries.iter().map(|entry| entry.order);
-            self.window.histories().keep(key, orders);
-        }
-        Ok(Attempt::Applied)
+        Ok(None)
     }
 
-    fn weigh<'t>(
+    pub(super) fn weigh<'t>(
         &self,
         transactions: &'t [Local],
         mappings: &'t [Vec<Arc<Mapping>>],
@@ -202,7 +243,7 @@ impl Applier {
     ) -> Result<Vec<Weighed<'t>>> {
         let mut weighed = Vec::new();
         for (transaction, mappings) in transactions.iter().zip(mappings) {
-            let mut number = 0;
+            let mut number = transaction.first_write;
             for (change, mapping) in transaction.changes.iter().zip(mappings) {
                 let change = &change.change;
                 let keys = |row: &Row| {
@@ -315,14 +356,31 @@ impl Applier {
         Ok(locks)
     }
 
-    /// Journal and histories, within the transaction.
-    async fn write_down(&mut self, settled: &Settled) -> Result<Vec<(KeyHash, Unkept)>> {
+    /// The journal, within the transaction.
+    pub(super) async fn write_journal(&mut self, settled: &mut Settled) -> Result<()> {
         let schema = &self.config.engine.schema;
-        if !settled.entries.is_empty() {
-            let sql = journal::insert(schema, &settled.entries);
-            let context = "writing the conflict journal";
-            self.connection.execute(sql, context).await?;
+        if settled.entries.is_empty() {
+            return Ok(());
         }
+        let sql = journal::insert(schema, &settled.entries);
+        let context = "writing the conflict journal";
+        self.connection.execute(sql, context).await?;
+        for entry in settled.entries.drain(..) {
+            *settled
+                .counts
+                .entry((entry.kind, entry.winner))
+                .or_default() += 1;
+        }
+        Ok(())
+    }
+
+    /// Journal and histories, within the transaction.
+    pub(super) async fn write_down(
+        &mut self,
+        settled: &mut Settled,
+    ) -> Result<Vec<(KeyHash, Unkept)>> {
+        self.write_journal(settled).await?;
+        let schema = &self.config.engine.schema;
         let mut kept: Vec<(KeyHash, Unkept)> = Vec::new();
         for (key, _) in &settled.merged {
             if kept.iter().any(|(known, _)| known == key) {
@@ -343,7 +401,7 @@ impl Applier {
         Ok(kept)
     }
 
-    fn contention(&self, message: &str) -> Error {
+    pub(super) fn contention(&self, message: &str) -> Error {
         Error::Contention {
             node: self.target.node.to_string(),
             code: 0,

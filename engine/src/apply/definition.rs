@@ -21,6 +21,13 @@ use crate::transaction::{Definition, Local};
 impl Applier {
     /// Runs a DDL transaction, and the rows of a `CREATE TABLE .. SELECT` behind it.
     pub(super) async fn apply_definition(&mut self, transaction: &mut Local) -> Result<()> {
+        self.define(transaction).await?;
+        self.apply_rows(std::slice::from_mut(transaction), None)
+            .await
+    }
+
+    /// Runs the DDL of a transaction. The marker says so once its rows are applied.
+    pub(super) async fn define(&mut self, transaction: &Local) -> Result<()> {
         let Some(definition) = transaction.definition.clone() else {
             return Err(Error::Internal("no definition to apply".to_owned()));
         };
@@ -68,8 +75,7 @@ impl Applier {
             })?;
         }
         self.progress.definition();
-        self.apply_rows(std::slice::from_mut(transaction), None)
-            .await
+        Ok(())
     }
 
     /// A statement that removes rows must not remove rows which the origin had not seen.

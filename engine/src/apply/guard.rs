@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::applier::Applier;
 use crate::error::{Error, Result};
+use crate::position::LogPos;
 
 /// How long the commit waits, holding row locks, for the tailer to read up to the log's end. It
 /// takes a millisecond while the tailer runs; longer means that it lost its connection.
@@ -17,9 +18,8 @@ impl Applier {
             let read = self.window.read_position();
             let (_, end) = self.connection.log_end(self.target.flavor).await?;
             if end >= read {
-                let waited =
-                    tokio::time::timeout(TAILER_PATIENCE, self.window.read_up_to(end)).await;
-                return waited.unwrap_or_else(|_| {
+                let waited = self.tailer_reaches(end).await;
+                return waited.unwrap_or_else(|| {
                     Err(Error::Connection {
                         node: self.target.node.to_string(),
                         message: format!(
@@ -46,6 +46,19 @@ impl Applier {
                 });
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits as long as the tailer is at work: it may be in the middle of a large transaction.
+    async fn tailer_reaches(&self, end: LogPos) -> Option<Result<()>> {
+        loop {
+            let before = self.window.stirred();
+            let read = tokio::time::timeout(TAILER_PATIENCE, self.window.read_up_to(end)).await;
+            match read {
+                Ok(read) => return Some(read),
+                Err(_) if self.window.stirred() == before => return None,
+                Err(_) => {}
+            }
         }
     }
 }

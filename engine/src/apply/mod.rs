@@ -8,6 +8,7 @@ pub mod execute;
 mod explain;
 mod foreign_key;
 mod guard;
+mod huge;
 pub(crate) mod image;
 pub mod literal;
 mod locking;

@@ -65,7 +65,7 @@ pub(super) struct PreparedTransaction {
     /// One for each change.
     keys: Vec<ChangeKeys>,
     /// Every key that it claims or leaves, as of a group of its own.
-    claims: Vec<Claim>,
+    pub(super) claims: Vec<Claim>,
 }
 
 /// What is sent for some transactions.

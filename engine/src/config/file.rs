@@ -28,6 +28,7 @@ const ENGINE: &[&str] = &[
     "backoff_min",
     "backoff_max",
     "shutdown_timeout",
+    "memory",
 ];
 const REPLICATION: &[&str] = &[
     "databases",
@@ -59,6 +60,8 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("[[conflict]]", CONFLICT),
     ("[[node]]", NODE),
 ];
+
+const MIB: usize = 1 << 20;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -101,7 +104,7 @@ pub(super) fn parse(
     }
 
     let engine = engine(text, root.get("engine"), folder)?;
-    let replication = replication(text, root.get("replication"), &engine.schema)?;
+    let replication = replication(text, root.get("replication"), &engine)?;
     let journal = journal(text, root.get("journal"))?;
     let conflicts = conflicts(text, root.get("conflict"))?;
     let mut warnings = Vec::new();
@@ -171,13 +174,15 @@ fn engine<'a>(
         heartbeat: section.duration("heartbeat", SECOND, 50 * MILLISECOND..=300 * SECOND)?,
         backoff: (first, last),
         shutdown_timeout: section.duration("shutdown_timeout", 30 * SECOND, SECOND..=HOUR)?,
+        memory: section.size("memory", 512 * MIB, 64 * MIB..=1024 * 1024 * MIB)?,
+        engines: 1,
     })
 }
 
 fn replication<'a>(
     text: &'a str,
     value: Option<&'a Spanned<DeValue<'a>>>,
-    engine_schema: &str,
+    engine: &EngineConfig,
 ) -> Result<ReplicationConfig, Problem> {
     let title = "[replication]";
     let section = Section::open(text, title, value, REPLICATION, &elsewhere(title))?;
@@ -193,7 +198,7 @@ fn replication<'a>(
         ));
     }
     for pattern in &databases {
-        check_glob(pattern, engine_schema)
+        check_glob(pattern, &engine.schema)
             .map_err(|problem| section.problem("databases", format!("'{pattern}' {problem}")))?;
     }
     let ddl = match section.string("ddl")? {
@@ -215,21 +220,34 @@ fn replication<'a>(
             return Err(section.problem("drift", problem));
         }
     };
-    const MIB: usize = 1 << 20;
+    // What is left is for one transaction in hand, statements and what the allocator keeps.
+    let most = engine.memory / 4;
+    let part = |key| {
+        let bytes = section.size(
+            key,
+            (64 * MIB).min(engine.memory / 8),
+            MIB..=64 * 1024 * MIB,
+        )?;
+        if bytes > most {
+            let problem = "is more than a quarter of [engine] memory: raise that, or lower this";
+            return Err(section.problem(key, problem));
+        }
+        Ok(bytes)
+    };
     Ok(ReplicationConfig {
         databases,
         ddl,
         drift,
         group_transactions: section.number("group_transactions", 5000, 1..=100_000)?,
         group_rows: section.number("group_rows", 20_000, 1..=1_000_000)?,
-        group_bytes: section.size("group_bytes", 16 * MIB, MIB..=1024 * MIB)?,
-        group_time: section.duration(
-            "group_time",
-            Duration::from_millis(250),
-            Duration::from_millis(1)..=Duration::from_secs(60),
+        group_bytes: section.size(
+            "group_bytes",
+            (16 * MIB).min(engine.memory / 32),
+            MIB..=1024 * MIB,
         )?,
-        window_bytes: section.size("window_bytes", 64 * MIB, MIB..=64 * 1024 * MIB)?,
-        queue_bytes: section.size("queue_bytes", 64 * MIB, MIB..=64 * 1024 * MIB)?,
+        group_time: section.duration("group_time", 250 * MILLISECOND, MILLISECOND..=60 * SECOND)?,
+        window_bytes: part("window_bytes")?,
+        queue_bytes: part("queue_bytes")?,
     })
 }
 

@@ -73,6 +73,18 @@ impl Config {
         file::parse(text, Path::new(""), env).map_err(Error::Config)
     }
 
+    /// For one of several engines in one process, which share its memory.
+    #[must_use]
+    pub fn shared_by(mut self, engines: usize) -> Self {
+        self.engine.engines = engines.max(1);
+        let part = self.engine.share() / 8;
+        let replication = &mut self.replication;
+        for bytes in [&mut replication.queue_bytes, &mut replication.window_bytes] {
+            *bytes = (*bytes).min(part.max(1 << 20));
+        }
+        self
+    }
+
     /// The node with this name.
     ///
     /// # Errors
@@ -138,6 +150,26 @@ pub struct EngineConfig {
     pub backoff: (Duration, Duration),
     /// How long a stop waits for the transaction in hand before it gives up.
     pub shutdown_timeout: Duration,
+    /// Memory that the process is to stay under, in bytes: queues, window and transactions in hand
+    /// are bounded so that it does.
+    pub memory: usize,
+    /// Engines in this process, which share it. Not from the file.
+    pub engines: usize,
+}
+
+impl EngineConfig {
+    /// What one engine has of [`Self::memory`].
+    #[must_use]
+    pub fn share(&self) -> usize {
+        self.memory / self.engines.max(1)
+    }
+
+    /// Memory that one transaction of one log may take, in bytes; a larger one goes to disk.
+    #[must_use]
+    pub fn transaction_bytes(&self) -> usize {
+        // Two logs are read by each engine, and a transaction is in the queue while the next is read.
+        (self.share() / 32).clamp(1 << 20, 64 << 20)
+    }
 }
 
 /// `[replication]`

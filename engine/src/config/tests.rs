@@ -73,6 +73,7 @@ heartbeat = "500ms"
 backoff_min = "1s"
 backoff_max = "1m"
 shutdown_timeout = "5s"
+memory = "4GiB"
 [replication]
 ddl = "halt"
 group_transactions = 1_000
@@ -91,6 +92,23 @@ queue_bytes = "1GiB""#,
     assert_eq!(config.replication.group_bytes, 2 << 20);
     assert_eq!(config.replication.group_time, Duration::from_millis(50));
     assert_eq!(config.replication.queue_bytes, 1 << 30);
+    assert_eq!(config.engine.memory, 4 << 30);
+}
+
+#[test]
+fn queues_are_parts_of_the_memory() {
+    refused(
+        "[replication]",
+        "[replication]\nqueue_bytes = \"129MiB\"",
+        &["queue_bytes", "a quarter of [engine] memory"],
+    );
+    let small = GOOD.replace("[replication]", "memory = \"64MiB\"\n[replication]");
+    let small = parse(&small).unwrap();
+    assert_eq!(small.replication.queue_bytes, 8 << 20);
+    assert_eq!(small.engine.transaction_bytes(), 2 << 20);
+    let shared = small.shared_by(2);
+    assert_eq!(shared.replication.window_bytes, 4 << 20);
+    assert_eq!(shared.engine.transaction_bytes(), 1 << 20);
 }
 
 #[test]

@@ -12,7 +12,18 @@ use crate::schema::{ColumnSchema, TableSchema};
 
 /// A key of a table: 128 bits over table, index and values, so that a collision need not be
 /// reckoned with (2^-64 at four billion keys in the window).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 pub struct KeyHash(u128);
 
 impl Hash for KeyHash {

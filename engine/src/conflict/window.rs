@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -26,6 +27,8 @@ const CLAIM_BYTES: usize = 160;
 pub struct Window {
     inner: Mutex<Inner>,
     read: watch::Sender<LogPos>,
+    /// Counts what the tailer has done, be it within a transaction.
+    stirred: AtomicU64,
     histories: Histories,
 }
 
@@ -95,6 +98,7 @@ impl Window {
                 intent: None,
             }),
             read: watch::Sender::new(start),
+            stirred: AtomicU64::new(0),
             histories: Histories::default(),
         }
     }
@@ -218,6 +222,17 @@ impl Window {
             }
             forward
         });
+    }
+
+    /// The tailer is at work, though it may not have come to the end of a transaction.
+    pub fn stir(&self) {
+        self.stirred.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A number that another one follows as long as the tailer is at work.
+    #[must_use]
+    pub fn stirred(&self) -> u64 {
+        self.stirred.load(Ordering::Relaxed)
     }
 
     /// How far the tailer has read.

@@ -4,13 +4,15 @@
 
 use std::borrow::Cow;
 
+use serde::{Deserialize, Serialize};
+
 use super::reader::{DecodeError, Reader, Result, malformed, utf8};
 
 /// A JSON document as the binlog carries it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Json(Document);
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 enum Document {
     /// As the server stores it.
     Stored(Box<[u8]>),
@@ -18,7 +20,7 @@ enum Document {
     Tree(Box<Tree>),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Tree {
     root: Node,
     /// Bytes, roughly.
@@ -26,7 +28,7 @@ struct Tree {
 }
 
 /// A part of a document.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) enum Node {
     Null,
     Bool(bool),

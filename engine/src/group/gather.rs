@@ -7,7 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::origin::Passed;
 use crate::position::LogPos;
-use crate::transaction::Local;
+use crate::transaction::{Huge, Local};
 
 /// Items that must wait behind a batch, at least, for the link to count as behind.
 const BEHIND: usize = 32;
@@ -20,6 +20,8 @@ const FEWEST_ROWS: usize = 50;
 pub enum Item {
     /// A transaction to apply, with the room that it takes in the queue.
     Foreign(Box<Local>, OwnedSemaphorePermit),
+    /// One whose changes are on disk: it is applied alone.
+    Huge(Box<Huge>, OwnedSemaphorePermit),
     /// A transaction that needs no write.
     Passed(Passed),
     /// The log goes on in another file; nothing is open.
@@ -44,6 +46,8 @@ pub struct Limits {
 pub struct Batch {
     /// Transactions to apply in one commit, in order. DDL stands alone.
     pub transactions: Vec<Local>,
+    /// Or one whose changes are on disk, and then no other.
+    pub huge: Option<Box<Huge>>,
     /// Transactions passed over on the way, behind or between them.
     pub passed: Vec<Passed>,
     /// Behind the last item.
@@ -111,6 +115,16 @@ impl Gatherer {
                     batch.passed.push(passed);
                 }
                 Item::Rotated(position) => batch.end = position,
+                Item::Huge(huge, permit) => {
+                    if !batch.transactions.is_empty() {
+                        self.held = Some(Item::Huge(huge, permit));
+                        break;
+                    }
+                    batch.end = huge.head().end;
+                    batch.huge = Some(huge);
+                    batch.permits.push(permit);
+                    break;
+                }
                 Item::Foreign(local, permit) => {
                     let full = batch.transactions.len() >= self.limits.transactions
                         || rows + local.changes.len() > self.rows
@@ -142,7 +156,7 @@ impl Gatherer {
     /// A batch was applied in this time: the next ones may be larger, or must be smaller.
     pub fn applied(&mut self, batch: &Batch, took: Duration) {
         let slow = took > self.limits.time;
-        if !slow && !batch.full {
+        if batch.huge.is_some() || !slow && !batch.full {
             return;
         }
         let goal = self.limits.time.as_secs_f64() / took.as_secs_f64().max(1e-6);
@@ -157,13 +171,19 @@ impl Gatherer {
 }
 
 impl Batch {
+    /// Drops the transactions that are applied up to `committed`.
+    pub fn forget(&mut self, committed: LogPos) {
+        self.transactions
+            .retain(|transaction| transaction.end > committed);
+        self.huge = self.huge.take().filter(|huge| huge.head().end > committed);
+    }
+
     /// Row changes in the batch.
     #[must_use]
     pub fn rows(&self) -> usize {
-        self.transactions
-            .iter()
-            .map(|transaction| transaction.changes.len())
-            .sum()
+        let huge = self.huge.as_ref().map_or(0, |huge| huge.len());
+        let changes = self.transactions.iter();
+        changes.map(|one| one.changes.len()).sum::<usize>() + huge
     }
 
     /// Whether it is a DDL statement.

@@ -3,7 +3,7 @@
 //!
 //! With [`super::store`], the only place that names sled.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
@@ -18,11 +18,26 @@ const DROPPED_AT_ONCE: usize = 4096;
 #[derive(Debug)]
 pub struct Overflow {
     path: String,
+    folder: PathBuf,
+    /// How many stores were thrown away; each has a folder of its own.
+    turn: u32,
     claims: sled::Tree,
     by_position: sled::Tree,
     filter: Vec<u64>,
     /// Entries by position.
     entries: usize,
+    /// The last of the positions.
+    last: [u8; 16],
+}
+
+fn trees(folder: &Path, turn: u32) -> Result<(sled::Tree, sled::Tree), sled::Error> {
+    let db = sled::Config::new()
+        .path(folder.join(turn.to_string()))
+        .cache_capacity(CACHE_BYTES)
+        // Nothing of it has to outlive the engine.
+        .flush_every_ms(None)
+        .open()?;
+    Ok((db.open_tree("claims")?, db.open_tree("by_position")?))
 }
 
 impl Overflow {
@@ -42,23 +57,16 @@ impl Overflow {
             }
             _ => {}
         }
-        let db = sled::Config::new()
-            .path(folder)
-            .cache_capacity(CACHE_BYTES)
-            // Nothing of it has to outlive the engine.
-            .flush_every_ms(None)
-            .open()
-            .map_err(|error| trouble(error.to_string()))?;
-        let tree = |name: &str| {
-            db.open_tree(name)
-                .map_err(|error| trouble(error.to_string()))
-        };
+        let (claims, by_position) = trees(folder, 0).map_err(|error| trouble(error.to_string()))?;
         Ok(Self {
-            claims: tree("claims")?,
-            by_position: tree("by_position")?,
+            claims,
+            by_position,
             path: path.clone(),
+            folder: folder.to_owned(),
+            turn: 0,
             filter: vec![0; (FILTER_BITS / 64) as usize],
             entries: 0,
+            last: [0; 16],
         })
     }
 
@@ -91,6 +99,7 @@ impl Overflow {
             .insert(key, value)
             .map_err(|e| self.trouble(&e))?;
         self.entries += usize::from(new.is_none());
+        self.last = self.last.max(position);
         Ok(())
     }
 
@@ -117,6 +126,9 @@ impl Overflow {
         upto: [u8; 16],
         position_of: impl Fn(&[u8]) -> Option<[u8; 16]>,
     ) -> Result<()> {
+        if self.entries > DROPPED_AT_ONCE && self.last <= upto {
+            return self.renew();
+        }
         while self.entries > 0 {
             let mut places = sled::Batch::default();
             let mut claims = sled::Batch::default();
@@ -149,6 +161,26 @@ impl Overflow {
                 self.filter.fill(0);
             }
         }
+        Ok(())
+    }
+
+    /// Throws everything away at once: one by one it would take as long as it took to come.
+    fn renew(&mut self) -> Result<()> {
+        let (claims, by_position) =
+            trees(&self.folder, self.turn + 1).map_err(|error| self.trouble(&error))?;
+        let before = (
+            std::mem::replace(&mut self.claims, claims),
+            std::mem::replace(&mut self.by_position, by_position),
+        );
+        let folder = self.folder.join(self.turn.to_string());
+        self.turn += 1;
+        self.entries = 0;
+        self.filter.fill(0);
+        // Closing it writes out what nobody wants any more.
+        std::thread::spawn(move || {
+            drop(before);
+            let _ = std::fs::remove_dir_all(folder);
+        });
         Ok(())
     }
 

@@ -12,6 +12,9 @@ use crate::decode::event::{EventHeader, Flavor};
 use crate::error::{Error, Result};
 use crate::position::LogPos;
 
+/// Seconds that the server waits for us to read on.
+const WRITE_TIMEOUT: u32 = 3600;
+
 /// Registers as a replica and starts the stream.
 pub(super) async fn open(
     node: &NodeConfig,
@@ -39,6 +42,14 @@ pub(super) async fn open(
                 "SET @master_heartbeat_period = {nanoseconds}, \
                  @source_heartbeat_period = {nanoseconds}"
             ),
+            context,
+        )
+        .await?;
+    // The apply may be busy with one large transaction for longer than the minute that a server gives
+    // a reader which does not take what it sends.
+    connection
+        .execute(
+            format!("SET SESSION net_write_timeout = {WRITE_TIMEOUT}"),
             context,
         )
         .await?;

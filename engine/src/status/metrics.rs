@@ -58,6 +58,25 @@ pub(super) fn render(status: &EngineStatus) -> Result<String, std::fmt::Error> {
         "Seconds since the engine started",
         vec![(node(), status.uptime_seconds as f64)],
     );
+    for (name, help, value) in [
+        (
+            "memory_resident_bytes",
+            "Memory of the process",
+            status.memory.resident_bytes,
+        ),
+        (
+            "memory_peak_bytes",
+            "Most that the process ever had",
+            status.memory.peak_bytes,
+        ),
+        (
+            "memory_limit_bytes",
+            "What it is to stay under",
+            status.memory.limit_bytes,
+        ),
+    ] {
+        add(name, help, vec![(node(), value as f64)]);
+    }
     add(
         "link_halted",
         "1 when the link needs a person",
@@ -90,6 +109,11 @@ pub(super) fn render(status: &EngineStatus) -> Result<String, std::fmt::Error> {
         ("commits_total", "Commits at the target", |link| {
             link.commits
         }),
+        (
+            "huge_transactions_total",
+            "Transactions applied from disk, since they did not fit into memory",
+            |link| link.huge_transactions,
+        ),
         ("ddl_statements_total", "DDL statements run", |link| {
             link.ddl_statements
         }),

@@ -2,10 +2,12 @@
 
 mod http;
 mod lag;
+mod memory;
 mod metrics;
 mod progress;
 
 pub use http::{StatusReader, serve};
+pub use memory::MemoryStatus;
 pub use progress::{LinkProgress, TailProgress};
 
 use serde::{Deserialize, Serialize};
@@ -58,6 +60,9 @@ pub struct EngineStatus {
     pub server_version: String,
     /// Seconds since the engine started.
     pub uptime_seconds: u64,
+    /// Memory of the process, which may run several engines.
+    #[serde(default)]
+    pub memory: MemoryStatus,
     /// The tailer of the node's own log.
     pub tailer: TailerStatus,
     /// The links that end here, one for each other node.
@@ -118,6 +123,9 @@ pub struct LinkStatus {
     pub applied_rows: u64,
     /// Commits at the target that applied them, since the engine started.
     pub commits: u64,
+    /// Transactions that did not fit into memory and were applied from disk, since the engine started.
+    #[serde(default)]
+    pub huge_transactions: u64,
     /// DDL statements run, since the engine started.
     pub ddl_statements: u64,
     /// Transactions in the origin's log that an engine had written there, and that were not sent

@@ -34,6 +34,7 @@ pub struct LinkProgress {
     rows: AtomicU64,
     commits: AtomicU64,
     definitions: AtomicU64,
+    huge: AtomicU64,
     loops_prevented: AtomicU64,
     returned: AtomicU64,
     left_out: AtomicU64,
@@ -107,6 +108,7 @@ impl LinkProgress {
             rows: AtomicU64::default(),
             commits: AtomicU64::default(),
             definitions: AtomicU64::default(),
+            huge: AtomicU64::default(),
             loops_prevented: AtomicU64::default(),
             returned: AtomicU64::default(),
             left_out: AtomicU64::default(),
@@ -202,6 +204,14 @@ impl LinkProgress {
         }
         self.settled
             .fetch_add(transactions.len() as u64, Ordering::AcqRel);
+    }
+
+    /// A transaction of so many row changes was committed at the target by itself.
+    pub fn applied_huge(&self, head: &Local, rows: usize) {
+        self.applied(std::slice::from_ref(head));
+        self.huge.fetch_add(1, Ordering::Relaxed);
+        let rest = rows.saturating_sub(head.changes.len());
+        self.rows.fetch_add(rest as u64, Ordering::Relaxed);
     }
 
     /// Everything in front of this is settled.
@@ -360,6 +370,7 @@ impl LinkProgress {
             applied_transactions: load(&self.transactions),
             applied_rows: load(&self.rows),
             commits: load(&self.commits),
+            huge_transactions: load(&self.huge),
             ddl_statements: load(&self.definitions),
             loops_prevented: load(&self.loops_prevented),
             returned: load(&self.returned),

@@ -1,0 +1,177 @@
+//! Frames one behind the other in a file: length, checksum, bytes.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::trouble;
+use crate::error::Result;
+
+/// Length and CRC-32, four bytes each.
+const HEAD: usize = 8;
+/// Bytes that are written or read at once.
+const CHUNK: usize = 256 << 10;
+
+/// Writes frames.
+#[derive(Debug)]
+pub(super) struct Writer {
+    file: File,
+    folder: PathBuf,
+    buffer: Vec<u8>,
+    /// Bytes in the file.
+    written: u64,
+}
+
+/// A file of whole frames, which may be read by several at once.
+#[derive(Debug, Clone)]
+pub(super) struct Frames {
+    file: Arc<File>,
+    folder: Arc<Path>,
+    end: u64,
+}
+
+/// Reads them from the front.
+#[derive(Debug)]
+pub(super) struct Reader {
+    frames: Frames,
+    /// Bytes of the file from `at` on.
+    buffer: Vec<u8>,
+    /// How much of them was used.
+    used: usize,
+    at: u64,
+}
+
+impl Writer {
+    /// On an empty file; the folder is for messages.
+    pub(super) fn new(file: File, folder: &Path) -> Self {
+        Self {
+            file,
+            folder: folder.to_owned(),
+            buffer: Vec::with_capacity(CHUNK),
+            written: 0,
+        }
+    }
+
+    /// Appends a frame.
+    pub(super) fn push(&mut self, content: &impl Serialize) -> Result<()> {
+        let head = self.buffer.len();
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.extend_from_slice(&[0; HEAD]);
+        buffer = postcard::to_extend(content, buffer).map_err(|e| trouble(&self.folder, &e))?;
+        let body = &buffer[head + HEAD..];
+        let length = u32::try_from(body.len())
+            .map_err(|_| trouble(&self.folder, &"a row is larger than 4 GiB"))?;
+        let checksum = crc32fast::hash(body);
+        buffer[head..head + 4].copy_from_slice(&length.to_le_bytes());
+        buffer[head + 4..head + HEAD].copy_from_slice(&checksum.to_le_bytes());
+        self.buffer = buffer;
+        if self.buffer.len() >= CHUNK {
+            self.write()?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self) -> Result<()> {
+        self.file
+            .write_all_at(&self.buffer, self.written)
+            .map_err(|error| trouble(&self.folder, &error))?;
+        self.written += self.buffer.len() as u64;
+        self.buffer.clear();
+        // A single large frame must not keep its room for the rest of the transaction.
+        self.buffer.shrink_to(CHUNK);
+        Ok(())
+    }
+
+    /// Ends the writing.
+    pub(super) fn finish(mut self) -> Result<Frames> {
+        self.write()?;
+        Ok(Frames {
+            file: Arc::new(self.file),
+            folder: self.folder.into(),
+            end: self.written,
+        })
+    }
+}
+
+impl Frames {
+    /// From the first frame on.
+    pub(super) fn read(&self) -> Reader {
+        Reader {
+            frames: self.clone(),
+            buffer: Vec::new(),
+            used: 0,
+            at: 0,
+        }
+    }
+
+    /// Bytes in the file.
+    pub(super) fn bytes(&self) -> u64 {
+        self.end
+    }
+}
+
+impl Reader {
+    /// The next frame; `None` behind the last one.
+    pub(super) fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
+        if self.at + self.used as u64 == self.frames.end {
+            return Ok(None);
+        }
+        let damaged = |this: &Self| {
+            trouble(
+                &this.frames.folder,
+                &"what is read is not what was written (a failing disk?)",
+            )
+        };
+        self.fill(HEAD)?;
+        let mut head = [0; HEAD];
+        head.copy_from_slice(&self.buffer[self.used..self.used + HEAD]);
+        let [l0, l1, l2, l3, c0, c1, c2, c3] = head;
+        let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+        let checksum = u32::from_le_bytes([c0, c1, c2, c3]);
+        let left = self.frames.end - self.at - self.used as u64;
+        if (length + HEAD) as u64 > left {
+            return Err(damaged(self));
+        }
+        self.fill(HEAD + length)?;
+        let body = &self.buffer[self.used + HEAD..self.used + HEAD + length];
+        if crc32fast::hash(body) != checksum {
+            return Err(damaged(self));
+        }
+        let content = postcard::from_bytes(body).map_err(|_| damaged(self))?;
+        self.used += HEAD + length;
+        Ok(Some(content))
+    }
+
+    /// Has at least so many unused bytes in the buffer.
+    fn fill(&mut self, wanted: usize) -> Result<()> {
+        let here = self.buffer.len() - self.used;
+        if here >= wanted {
+            return Ok(());
+        }
+        self.buffer.drain(..self.used);
+        self.at += self.used as u64;
+        self.used = 0;
+        self.buffer.shrink_to(CHUNK.max(here));
+        let left = usize::try_from(self.frames.end - self.at).unwrap_or(usize::MAX);
+        let size = wanted.max(CHUNK).min(left);
+        self.buffer.resize(size.max(wanted), 0);
+        self.frames
+            .file
+            .read_exact_at(&mut self.buffer[here..], self.at + here as u64)
+            .map_err(|error| trouble(&self.frames.folder, &error))
+    }
+}
+
+#[cfg(test)]
+impl Frames {
+    /// Changes the byte at this place.
+    pub(super) fn damage(&self, place: u64) {
+        let mut byte = [0];
+        self.file.read_exact_at(&mut byte, place).unwrap();
+        self.file.write_all_at(&[byte[0] ^ 1], place).unwrap();
+    }
+}
