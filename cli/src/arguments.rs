@@ -101,7 +101,7 @@ pub(crate) enum Command {
     /// Show it all on this machine: two throwaway masters, two engines, a write load on both, and
     /// every table compared in the end.
     Demo(DemoArgs),
-    /// Measure: how fast a backlog is applied, beside the servers' own replication.
+    /// Measure twinlog beside the servers' own replication: a backlog, two-way writing, lag.
     #[command(subcommand)]
     Bench(Bench),
     /// Print a completion script, such as `twinlog completions bash > /etc/bash_completion.d/twinlog`.

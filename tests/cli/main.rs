@@ -4,6 +4,7 @@
 // any of them fails.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod bench;
 mod session;
 mod usage;
 

@@ -38,6 +38,7 @@ fn help_names_every_command() {
         "positions",
         "verify",
         "demo",
+        "bench",
         "completions",
     ] {
         assert!(

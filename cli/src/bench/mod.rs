@@ -6,12 +6,16 @@
 pub mod arena;
 pub mod drain;
 pub mod engine;
+pub mod joined;
+pub mod lag;
 pub mod load;
 pub mod machine;
 pub mod marker_bytes;
 pub mod native;
+pub mod page;
 pub mod progress;
 pub mod spread;
+pub mod write;
 
 use serde::Serialize;
 

@@ -50,6 +50,15 @@ pub enum Distribution {
     Uniform,
 }
 
+impl fmt::Display for Distribution {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Distribution::Special => "special",
+            Distribution::Uniform => "uniform",
+        })
+    }
+}
+
 impl Distribution {
     /// A number from `first` to `last`, both included.
     pub fn choose(self, rng: &mut StdRng, first: u32, last: u32) -> u32 {

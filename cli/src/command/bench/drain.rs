@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use comfy_table::{Cell, CellAlignment, Table, presets};
+use comfy_table::{Cell, Table, presets};
 
-use super::{Common, describe};
+use super::{Common, describe, report, right};
 use crate::bench::drain::{Contender, DrainOptions, DrainReport, Outcome, Run, run as measure};
+use crate::bench::page;
 use crate::bench::progress::Progress;
 use crate::bench::spread::{Spread, bytes, few_digits, thousands};
 use crate::output::Output;
@@ -51,12 +52,14 @@ pub(super) async fn run(arguments: &DrainArgs, output: &Output) -> anyhow::Resul
         runs: arguments.runs,
         base: common.folder.clone(),
     };
+    let report_file = report::check(common.report.as_deref())?;
     let progress = Progress::new(output.is_json());
-    let report = measure(&options, &progress).await?;
+    let outcome = measure(&options, &progress).await?;
+    report::write(report_file, || page::drain::page(&outcome))?;
     if output.is_json() {
-        output.facts(&report)?;
+        output.facts(&outcome)?;
     } else {
-        output.line(text(&report))?;
+        output.line(text(&outcome))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -84,7 +87,7 @@ fn text(report: &DrainReport) -> String {
                 Some(spread) => show(spread.median),
                 None => "-".to_owned(),
             };
-            Cell::new(text).set_alignment(CellAlignment::Right)
+            right(text)
         };
         let count = |value: f64| thousands(value as u64);
         let percent = |value: f64| format!("{:.0} %", value * 100.0);
@@ -140,10 +143,6 @@ fn text(report: &DrainReport) -> String {
         ));
     }
     text
-}
-
-fn right(text: String) -> Cell {
-    Cell::new(text).set_alignment(CellAlignment::Right)
 }
 
 fn rows(outcome: &Outcome) -> &'static str {

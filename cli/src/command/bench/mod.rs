@@ -1,16 +1,21 @@
 //! `twinlog bench`: arguments of the benchmarks, and their outcome in words.
 
 mod drain;
+mod lag;
+mod report;
+mod write;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
+use comfy_table::{Cell, CellAlignment};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::bench::Setting;
 use crate::bench::arena::ArenaOptions;
+use crate::bench::joined::Joint;
 use crate::bench::load::{Distribution, LoadOptions, Shape};
 use crate::bench::spread::bytes;
 use crate::output::Output;
@@ -24,6 +29,14 @@ pub(crate) enum Bench {
     ///
     /// All rows are compared after each run; a difference is an error.
     Drain(drain::DrainArgs),
+    /// Have clients write at both masters: while nothing joins them, while engines do, while the servers'
+    /// own two-way replication does.
+    ///
+    /// All rows are compared after each run; a difference is an error.
+    Write(write::WriteArgs),
+    /// Write at fixed rates at one master, and time when a transaction is visible at the other: with
+    /// twinlog, and with the servers' own replication.
+    Lag(lag::LagArgs),
 }
 
 /// What all benchmarks take.
@@ -61,6 +74,9 @@ pub(crate) struct Common {
     /// Where the throwaway servers have their files [default: the system's temporary folder].
     #[arg(long, value_name = "FOLDER")]
     folder: Option<PathBuf>,
+    /// Write one page with plots, the figures and what they depend on.
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
 }
 
 /// The database of a sandbox's load.
@@ -102,6 +118,8 @@ pub(super) async fn run(bench: Bench, output: &Output) -> anyhow::Result<ExitCod
     let measuring = async {
         match &bench {
             Bench::Drain(arguments) => drain::run(arguments, output).await,
+            Bench::Write(arguments) => write::run(arguments, output).await,
+            Bench::Lag(arguments) => lag::run(arguments, output).await,
         }
     };
     tokio::select! {
@@ -110,6 +128,16 @@ pub(super) async fn run(bench: Bench, output: &Output) -> anyhow::Result<ExitCod
         _ = tokio::signal::ctrl_c() => Ok(interrupted(130)),
         _ = terminate.recv() => Ok(interrupted(143)),
     }
+}
+
+/// Twinlog, and the servers' own replication with these workers unless there are none.
+fn joints(workers: u32) -> Vec<Joint> {
+    let native = (workers > 0).then_some(Joint::Native(workers));
+    std::iter::once(Joint::Twinlog).chain(native).collect()
+}
+
+fn right(text: String) -> Cell {
+    Cell::new(text).set_alignment(CellAlignment::Right)
 }
 
 fn interrupted(code: u8) -> ExitCode {
@@ -135,10 +163,7 @@ fn describe(setting: &Setting) -> String {
         "{} ({}), {} tables x {} rows, {} threads, seed {}; sync_binlog=1, \
          innodb_flush_log_at_trx_commit=1, {}",
         load.shape,
-        serde_json::to_value(load.distribution)
-            .ok()
-            .and_then(|name| name.as_str().map(str::to_owned))
-            .unwrap_or_default(),
+        load.distribution,
         load.tables,
         load.rows,
         load.threads,
