@@ -47,6 +47,15 @@ HOT_SECONDS ?= 600
 hot: tools servers ## Hammer hot rows on two masters of each kind for HOT_SECONDS, engines killed, and compare
 	TWINLOG_HOT_SECONDS=$(HOT_SECONDS) cargo test -p twinlog-tests --test real -- --nocapture --test-threads=1 hot_rows
 
+# Minutes of chaos per server; SEED=.. repeats the choices of a run.
+MINUTES ?= 10
+SEED ?=
+
+.PHONY: chaos
+chaos: tools servers ## Kill engines and servers and break the network for MINUTES under load, and account for all writes
+	TWINLOG_CHAOS_SECONDS=$$(( $(MINUTES) * 60 )) $(if $(SEED),TWINLOG_CHAOS_SEED=$(SEED)) \
+	  cargo test --release --workspace --test chaos -- --nocapture --test-threads=2 storm
+
 .PHONY: size
 size: build servers ## Peak memory with a huge transaction, a long backlog, many tables, large rows; prints a table
 	TWINLOG_SIZE=full TWINLOG_BIN=$(CURDIR)/target/release/twinlog cargo test -p twinlog --test size -- \

@@ -6,15 +6,12 @@ use std::time::Duration;
 use mysql_async::prelude::{FromRow, Queryable};
 use mysql_async::{Conn, OptsBuilder};
 
+use crate::answer::Watch;
 use crate::config::NodeConfig;
 use crate::decode::event::Flavor;
 use crate::error::{Error, Result};
 use crate::gtid::parse_uuid;
 use crate::position::{LogName, LogPos};
-
-/// How long an attempt to connect may take; a host that drops packets must not hold a link for the
-/// minutes that TCP would.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Idle time after which TCP asks whether the other side is still there.
 const KEEPALIVE: Duration = Duration::from_secs(10);
@@ -24,6 +21,7 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 pub struct NodeConnection {
     node: Arc<str>,
     conn: Conn,
+    watch: Watch,
     /// The server's `max_allowed_packet`, where it was asked for.
     packet_limit: Option<usize>,
 }
@@ -35,7 +33,7 @@ impl NodeConnection {
     /// even where the row already held the new values.
     ///
     /// # Errors
-    /// [`Error::Connection`] when the node cannot be reached within 10 s, [`Error::Server`] when it
+    /// [`Error::Connection`] when the node cannot be reached within its `silence`, [`Error::Server`] when it
     /// refuses the account.
     pub async fn open(node: &NodeConfig) -> Result<Self> {
         let opts = OptsBuilder::from_opts(node.opts.clone())
@@ -46,18 +44,23 @@ impl NodeConnection {
             // the server checks itself, and names.
             .max_allowed_packet(Some(1 << 30))
             .tcp_keepalive(Some(KEEPALIVE));
+        let opts = mysql_async::Opts::from(opts);
         let name: Arc<str> = node.name.as_str().into();
-        let connecting = Conn::new(opts);
-        match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+        let connecting = Conn::new(opts.clone());
+        match tokio::time::timeout(node.silence, connecting).await {
             Ok(Ok(conn)) => Ok(Self {
                 node: name,
+                watch: Watch::new(opts, conn.id(), node.silence),
                 conn,
                 packet_limit: None,
             }),
             Ok(Err(error)) => Err(Error::from_driver(&name, "cannot connect", error)),
             Err(_) => Err(Error::Connection {
                 node: name.to_string(),
-                message: format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()),
+                message: format!(
+                    "no answer within {}",
+                    humantime::format_duration(node.silence)
+                ),
             }),
         }
     }
@@ -73,8 +76,8 @@ impl NodeConnection {
     /// # Errors
     /// The server's or the connection's, with `context`.
     pub async fn execute(&mut self, sql: impl AsRef<[u8]>, context: &str) -> Result<u64> {
-        self.conn
-            .query_drop(sql.as_ref())
+        self.watch
+            .answered(sql.as_ref().len(), self.conn.query_drop(sql.as_ref()))
             .await
             .map_err(|error| Error::from_driver(&self.node, context, error))?;
         Ok(self.conn.affected_rows())
@@ -89,7 +92,9 @@ impl NodeConnection {
         if self.packet_limit.is_some_and(|limit| sql.len() >= limit) {
             return Err(mysql_async::DriverError::PacketTooLarge.into());
         }
-        self.conn.query_drop(sql).await?;
+        self.watch
+            .answered(sql.len(), self.conn.query_drop(sql))
+            .await?;
         Ok(self.conn.affected_rows())
     }
 
@@ -136,8 +141,8 @@ impl NodeConnection {
     /// The server's or the connection's, with `context`.
     pub async fn count(&mut self, sql: &[u8], context: &str) -> Result<u64> {
         let found: Option<u64> = self
-            .conn
-            .query_first(sql)
+            .watch
+            .answered(sql.len(), self.conn.query_first(sql))
             .await
             .map_err(|error| Error::from_driver(&self.node, context, error))?;
         Ok(found.unwrap_or(0))
@@ -149,8 +154,8 @@ impl NodeConnection {
     /// The server's or the connection's, with `context`.
     pub async fn text(&mut self, sql: &[u8], context: &str) -> Result<Option<String>> {
         let found: Option<Option<Vec<u8>>> = self
-            .conn
-            .query_first(sql)
+            .watch
+            .answered(sql.len(), self.conn.query_first(sql))
             .await
             .map_err(|error| Error::from_driver(&self.node, context, error))?;
         Ok(found.map(|text| String::from_utf8_lossy(&text.unwrap_or_default()).into_owned()))
@@ -162,8 +167,8 @@ impl NodeConnection {
     /// The server's or the connection's, with `context`.
     pub async fn texts(&mut self, sql: &[u8], context: &str) -> Result<Vec<String>> {
         let found: Vec<Option<Vec<u8>>> = self
-            .conn
-            .query(sql)
+            .watch
+            .answered(sql.len(), self.conn.query(sql))
             .await
             .map_err(|error| Error::from_driver(&self.node, context, error))?;
         let texts = found.into_iter().flatten();
@@ -177,8 +182,8 @@ impl NodeConnection {
     /// # Errors
     /// The server's or the connection's, with `context`.
     pub async fn row(&mut self, sql: &[u8], context: &str) -> Result<Option<mysql_async::Row>> {
-        self.conn
-            .query_first(sql)
+        self.watch
+            .answered(sql.len(), self.conn.query_first(sql))
             .await
             .map_err(|error| Error::from_driver(&self.node, context, error))
     }
@@ -191,8 +196,8 @@ impl NodeConnection {
     where
         T: FromRow + Send + 'static,
     {
-        self.conn
-            .query_first(sql)
+        self.watch
+            .answered(sql.len(), self.conn.query_first(sql))
             .await
             .map_err(|error| Error::from_driver(&self.node, context, error))
     }
@@ -205,8 +210,8 @@ impl NodeConnection {
     where
         T: FromRow + Send + 'static,
     {
-        self.conn
-            .query(sql)
+        self.watch
+            .answered(sql.len(), self.conn.query(sql))
             .await
             .map_err(|error| Error::from_driver(&self.node, context, error))
     }

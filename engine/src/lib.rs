@@ -8,6 +8,7 @@
 
 mod agreement;
 mod ahead;
+mod answer;
 pub mod apply;
 pub mod assemble;
 mod backoff;
@@ -18,9 +19,11 @@ pub mod conflict;
 pub mod connection;
 pub mod decode;
 pub mod error;
+pub mod failpoint;
 pub mod group;
 pub mod gtid;
 pub mod init;
+mod lineage;
 mod link;
 pub mod log_reader;
 pub mod monitor;

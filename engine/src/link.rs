@@ -17,7 +17,10 @@ use crate::conflict::kept;
 use crate::conflict::window::Window;
 use crate::connection::{Identity, NodeConnection, quote_string};
 use crate::error::{Disposition, Error, Result};
+use crate::failpoint::{self, Failpoint};
 use crate::group::{Batch, Gatherer, Item, Limits};
+use crate::gtid::Gtid;
+use crate::lineage;
 use crate::log_reader::{LogReader, Start, Step};
 use crate::origin::{Origin, Reason};
 use crate::position::LogPos;
@@ -28,7 +31,7 @@ use crate::replicator::merges;
 use crate::schema::SchemaCatalog;
 use crate::spill::Room;
 use crate::status::{LinkProgress, State, TailProgress};
-use crate::transaction::Seen;
+use crate::transaction::{Local, Seen};
 
 /// Items between reader and apply; their bytes are bounded besides.
 const QUEUE_ITEMS: usize = 32_768;
@@ -132,8 +135,9 @@ impl Link {
             .await?;
             let remembered = lock(&self.intended).clone();
             let intended = reverse.intended.or(remembered);
-            origin_connection.close().await;
             self.verify_origin(&marker, &origin, resume.position, end)?;
+            lineage::verify(&mut origin_connection, &marker, &origin).await?;
+            origin_connection.close().await;
             // Until the tailer has caught up with our own log, every commit would wait for it with
             // its row locks held. And what became of DDL that was about to run stands there too.
             let (_, end) = connection.log_end(self.target_identity.flavor).await?;
@@ -146,18 +150,15 @@ impl Link {
             }
             let start = Start {
                 position: resume.position,
-                // Known of the marker's file only.
-                log_birth: if resume.position.file == marker.position.file {
-                    marker.log_birth
-                } else {
-                    0
-                },
+                log_birth: resume.log_birth,
                 clock: resume.clock,
                 seen: Seen {
                     position: resume.seen,
                     clock: resume.seen_clock,
                 },
                 intended,
+                marked: resume.marked,
+                numbered: resume.numbered,
             };
             let reader = LogReader::open(
                 &self.origin,
@@ -178,6 +179,7 @@ impl Link {
             origin = self.origin.name,
             target = self.target.name,
             position = origin.log_name.show(resume.position),
+            because = resume.agreement.because(),
             "the link runs"
         );
         self.progress.resumed(
@@ -229,6 +231,8 @@ impl Link {
             position: resume.seen,
             clock: resume.seen_clock,
         };
+        let mut marked = resume.marked;
+        let mut birth = (resume.position.file, resume.log_birth);
         let mut marker_moved = Instant::now();
         // DDL was about to run at the origin and its log has not said yet whether it ran: whoever
         // goes on reading has to begin in front of that.
@@ -237,7 +241,11 @@ impl Link {
         loop {
             let batch = tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return self.store.flush(),
+                () = self.stop.cancelled() => {
+                    self.store.flush()?;
+                    failpoint::reach(Failpoint::Stopping);
+                    return Ok(());
+                }
                 batch = ahead.next(&mut gatherer) => batch?,
             };
             let Some((mut batch, prepared)) = batch else {
@@ -247,22 +255,34 @@ impl Link {
                     Err(join) => Err(Error::Internal(format!("the reader failed: {join}"))),
                 };
             };
+            failpoint::reach(Failpoint::Grouped);
             let end = batch.end;
+            // Known only of what ends there itself: behind it there may be more without a write.
+            let mut numbered = None;
             let last = batch.huge.as_ref().map(|huge| huge.head());
             if let Some(last) = last.or(batch.transactions.last()) {
                 (clock, seen) = (last.effective, last.seen);
+                birth = birth.max((last.end.file, last.log_birth));
+                numbered = own_number(last, applier.origin_uuid()).filter(|_| last.end == end);
                 marker_moved = Instant::now();
             }
             if let Some(last) = batch.passed.last() {
                 // Whichever stands later in the log knows more.
                 clock = clock.max(last.clock);
+                birth = birth.max((last.end.file, last.log_birth));
+                if last.end == end {
+                    numbered = last.numbered;
+                }
                 if last.seen.position > seen.position {
                     seen = last.seen;
                 }
             }
             for passed in &batch.passed {
                 match &passed.reason {
-                    Reason::Applied(marker) => open_intent = marker.intended.is_some(),
+                    Reason::Applied(marker) => {
+                        open_intent = marker.intended.is_some();
+                        marked = Some(marker.position);
+                    }
                     Reason::AppliedDefinition => open_intent = false,
                     _ => {}
                 }
@@ -294,6 +314,7 @@ impl Link {
                     .await?;
                 marker_moved = Instant::now();
             }
+            failpoint::reach(Failpoint::BeforeStore);
             self.store.keep_link(
                 &self.origin.name,
                 &LinkRecord {
@@ -304,8 +325,12 @@ impl Link {
                     clock,
                     seen: seen.position,
                     seen_clock: seen.clock,
+                    log_birth: if birth.0 == end.file { birth.1 } else { 0 },
+                    marked,
+                    numbered,
                 },
             )?;
+            failpoint::reach(Failpoint::AfterStore);
         }
     }
 
@@ -411,42 +436,15 @@ impl Link {
     fn find_place(&self, marker: &Marker) -> Result<Resume> {
         let kept = self.store.link(&self.origin.name)?;
         let resume = reconcile(marker, kept.as_ref());
-        let (origin, target) = (&self.origin.name, &self.target.name);
-        let at = marker.log_name.show(resume.position);
-        match resume.agreement {
-            Agreement::Same => {}
-            Agreement::SetByHand => {
-                tracing::info!(
-                    origin,
-                    target,
-                    position = at,
-                    "the position was set by hand"
-                );
-            }
-            Agreement::NothingKept => {
-                tracing::info!(
-                    origin,
-                    target,
-                    position = at,
-                    "no kept position: going by the marker"
-                );
-            }
-            Agreement::StoreBehind => tracing::info!(
-                origin,
-                target,
-                position = at,
-                "the store was behind the marker (the engine stopped right after a commit): going \
-                 by the marker"
-            ),
-            Agreement::TargetWentBack { kept } => tracing::warn!(
-                origin,
-                target,
-                position = at,
+        if let Agreement::TargetWentBack { kept } = resume.agreement {
+            tracing::warn!(
+                origin = self.origin.name,
+                target = self.target.name,
+                position = marker.log_name.show(resume.position),
                 kept = marker.log_name.show(kept),
                 "the target's marker is behind what the store knows: the target lost commits (a \
-                 restored backup, or a crash with relaxed durability). Going by the marker; what \
-                 was lost is applied again from the origin's log"
-            ),
+                 restored backup, or a crash with relaxed durability)"
+            );
         }
         Ok(resume)
     }
@@ -545,6 +543,16 @@ pub(crate) fn uuid_text(identity: &Identity) -> String {
         .unwrap_or_default()
 }
 
+/// Number of a transaction's GTID, if the log's own server gave it out.
+fn own_number(local: &Local, own: Option<[u8; 16]>) -> Option<u64> {
+    match &local.gtid {
+        Some(Gtid::MySql { uuid, tag, number }) if tag.is_empty() && own == Some(*uuid) => {
+            Some(*number)
+        }
+        _ => None,
+    }
+}
+
 fn lock(intended: &Mutex<Option<Intended>>) -> MutexGuard<'_, Option<Intended>> {
     intended.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -563,8 +571,11 @@ async fn read(
     let room = Arc::new(Semaphore::new(room_kib as usize));
     let mut warned = false;
     loop {
-        let item = match reader.next().await? {
+        let step = reader.next().await?;
+        failpoint::reach(Failpoint::Received);
+        let item = match step {
             Step::Transaction(Origin::Local(local)) => {
+                failpoint::reach(Failpoint::Assembled);
                 let weight = u32::try_from(local.weight / 1024 + 1).unwrap_or(u32::MAX);
                 // A transaction larger than all the room waits until it is alone.
                 let permit = Arc::clone(&room)

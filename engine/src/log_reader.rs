@@ -7,11 +7,12 @@ use crate::connection::Identity;
 use crate::decode::Decoder;
 use crate::decode::event::Event;
 use crate::error::{Error, Result};
+use crate::gtid::{Gtid, format_uuid};
 use crate::origin::{Origin, OriginFilter};
 use crate::own_schema::{BARRIER, MARKER};
 use crate::position::LogPos;
 use crate::position::marker::Intended;
-use crate::source::Source;
+use crate::source::{Placed, Source};
 use crate::spill::Room;
 use crate::transaction::Seen;
 
@@ -29,6 +30,11 @@ pub struct Start {
     /// DDL that an engine was about to run at the log's node, of which the log in front of
     /// `position` does not say whether it ran.
     pub intended: Option<Intended>,
+    /// Where the log in front of `position` has left the peer's marker row, if that is known.
+    pub marked: Option<LogPos>,
+    /// Number of the last GTID under the server's own UUID in front of `position` (MySQL), if that
+    /// is known.
+    pub numbered: Option<u64>,
 }
 
 /// One step of the reading.
@@ -50,6 +56,8 @@ pub struct LogReader {
     source: Source,
     assembler: Assembler,
     filter: OriginFilter,
+    own_uuid: Option<[u8; 16]>,
+    numbered: Option<u64>,
 }
 
 impl LogReader {
@@ -101,7 +109,10 @@ impl LogReader {
                 start.clock,
                 start.seen,
                 start.intended,
-            ),
+            )
+            .behind_mark(start.marked),
+            own_uuid: log_of.uuid,
+            numbered: start.numbered,
         })
     }
 
@@ -109,6 +120,51 @@ impl LogReader {
     #[must_use]
     pub fn intended(&self) -> Option<&Intended> {
         self.filter.intended()
+    }
+
+    /// As [`OriginFilter::marked`].
+    #[must_use]
+    pub fn marked(&self) -> Option<LogPos> {
+        self.filter.marked()
+    }
+
+    /// Number of the last GTID read under the server's own UUID (MySQL).
+    #[must_use]
+    pub fn numbered(&self) -> Option<u64> {
+        self.numbered
+    }
+
+    /// A server numbers its transactions without a gap (MySQL). One that knows of more transactions
+    /// than its log has, for it crashed before the log was synced, goes on behind them.
+    fn number(&mut self, placed: &Placed) -> Result<()> {
+        let Event::Gtid {
+            gtid: Some(Gtid::MySql { uuid, tag, number }),
+            ..
+        } = &placed.event
+        else {
+            return Ok(());
+        };
+        if self.own_uuid != Some(*uuid) || !tag.is_empty() {
+            return Ok(());
+        }
+        let before = self.numbered.replace(*number);
+        match before {
+            Some(before) if *number != before + 1 => Err(Error::LogLost {
+                node: self.source.node().to_owned(),
+                problem: format!(
+                    "at {} its GTIDs go from number {before} to {number} (UUID {}): the transactions \
+                     between are not in the log. The server lost them from its log in a crash with \
+                     sync_binlog other than 1, or somebody numbered by hand (GTID_NEXT, gtid_purged). \
+                     Compare the nodes (`twinlog verify`), make them alike, then stop both engines \
+                     and run `twinlog init --force`; or `twinlog positions set .. {}` if nothing is \
+                     missing",
+                    self.source.log_name().show(placed.start),
+                    format_uuid(*uuid),
+                    self.source.log_name().show(placed.start),
+                ),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Behind the last event that was read, be it within a transaction.
@@ -129,6 +185,7 @@ impl LogReader {
     /// Those of the stages. The reader is of no use afterwards.
     pub async fn next(&mut self) -> Result<Step> {
         let placed = self.source.next().await?;
+        self.number(&placed)?;
         let rotated = matches!(placed.event, Event::Rotate { .. });
         let heartbeat = matches!(placed.event, Event::Heartbeat);
         // Made up by the server as it goes on to the next file, without one in the log: it crashed.
@@ -140,7 +197,10 @@ impl LogReader {
             match &mut origin {
                 Origin::Local(local) => local.log_birth = self.source.birth(),
                 Origin::Huge(huge) => huge.born(self.source.birth()),
-                Origin::Passed(_) => {}
+                Origin::Passed(passed) => {
+                    passed.log_birth = self.source.birth();
+                    passed.numbered = self.numbered;
+                }
             }
             return Ok(Step::Transaction(origin));
         }

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::gtid::Gtid;
 use crate::position::LogPos;
 use crate::position::marker::{BARRIER_TABLE, Intended, MARKER_TABLE, Marker};
-use crate::row::RowChange;
+use crate::row::{RowChange, Value};
 use crate::transaction::{Assembled, DdlStatement, Definition, Huge, Local, Sealed, Seen};
 
 /// What a transaction turned out to be.
@@ -40,6 +40,10 @@ pub struct Passed {
     pub seen: Seen,
     /// Effective clock of the log from here on.
     pub clock: u64,
+    /// When the log file of `end` was begun, seconds since 1970; 0 where that is not known.
+    pub log_birth: u32,
+    /// Number of the last GTID under the UUID of the log's node (MySQL), if that is known.
+    pub numbered: Option<u64>,
 }
 
 /// Why a transaction needs no write at the other node.
@@ -76,6 +80,8 @@ pub struct OriginFilter {
     settled: Option<LogPos>,
     /// The same of the intent that is open.
     intent: Option<LogPos>,
+    /// Where the log's last image of the peer's marker row left it.
+    marked: Option<LogPos>,
 }
 
 impl OriginFilter {
@@ -101,7 +107,22 @@ impl OriginFilter {
             intended,
             settled: None,
             intent: None,
+            marked: None,
         }
+    }
+
+    /// Goes on behind an image of the marker row that left it here; see [`Self::marked`].
+    #[must_use]
+    pub fn behind_mark(mut self, marked: Option<LogPos>) -> Self {
+        self.marked = marked;
+        self
+    }
+
+    /// Where the log read so far has left the peer's marker row: to be handed to the filter that
+    /// goes on from here.
+    #[must_use]
+    pub fn marked(&self) -> Option<LogPos> {
+        self.marked
     }
 
     /// DDL that an engine was about to run for the peer, of which the log read so far does not say
@@ -118,6 +139,7 @@ impl OriginFilter {
     pub fn judge(&mut self, transaction: Assembled) -> Result<Origin> {
         let marker = self.marker_of(&transaction)?;
         if let Some(marker) = marker {
+            self.follow(&transaction)?;
             // The marker lifts the clock: what stands behind it here has seen what it brought.
             self.clock.observe(marker.clock);
             if *marker.origin == *self.peer.node && marker.position > self.seen.position {
@@ -373,6 +395,55 @@ impl OriginFilter {
         Ok(last)
     }
 
+    /// Each change of the marker row begins where the change before it in this log left the row, for
+    /// the row's lock puts them into one order. Where it does not, log and tables have parted: one of
+    /// the two lost commits that the other one has, of clients too (a crash of a server that does not
+    /// sync both at each commit).
+    fn follow(&mut self, transaction: &Assembled) -> Result<()> {
+        for change in &transaction.changes {
+            if !change.table.database.eq_ignore_ascii_case(&self.schema)
+                || &*change.table.name != MARKER_TABLE
+            {
+                continue;
+            }
+            let place = |image: &[Value]| {
+                let marker = Marker::from_image(image).ok()?;
+                (*marker.origin == *self.peer.node).then_some(marker.position)
+            };
+            let (before, after) = (change.change.before(), change.change.after());
+            let before = before.and_then(|image| place(image));
+            if let (Some(left), Some(found)) = (self.marked, before)
+                && left != found
+            {
+                let (from, to) = (&self.peer.log_name, &self.log_of.node);
+                let what = if found > left {
+                    "the log lost transactions that the tables have"
+                } else {
+                    "the tables lost transactions that the log has"
+                };
+                return Err(Error::LogLost {
+                    node: to.to_string(),
+                    problem: format!(
+                        "at {} the marker row of node {} goes on from {}, and the log had left it at \
+                         {}: {what}. That is what a crash does with sync_binlog or \
+                         innodb_flush_log_at_trx_commit other than 1, and clients' transactions can \
+                         be among them. Compare the nodes (`twinlog verify`), make them alike, then \
+                         stop both engines and run `twinlog init --force`",
+                        self.log_of.log_name.show(transaction.start),
+                        self.peer.node,
+                        from.show(found),
+                        from.show(left),
+                    ),
+                });
+            }
+            let after = after.and_then(|image| place(image));
+            if before.is_some() || after.is_some() {
+                self.marked = after;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the transaction came from the other node, going by the log alone.
     fn is_peers(&self, transaction: &Assembled) -> bool {
         if transaction.server_id == self.peer.server_id {
@@ -394,6 +465,8 @@ impl OriginFilter {
             reason,
             seen: self.seen,
             clock: self.clock.value(),
+            log_birth: 0,
+            numbered: None,
         })
     }
 }

@@ -17,6 +17,7 @@ use crate::conflict::kept;
 use crate::conflict::window::Window;
 use crate::connection::{Identity, NodeConnection};
 use crate::error::{Error, Result};
+use crate::failpoint::{self, Failpoint};
 use crate::link::{Link, read_marker};
 use crate::log_reader::Start;
 use crate::monitor;
@@ -87,6 +88,7 @@ impl Engine {
             let marker = claim_epoch(&mut owner, &config.engine.schema, &origin.name).await?;
             markers.push((origin.clone(), marker));
         }
+        failpoint::reach(Failpoint::Claimed);
         let stop = CancellationToken::new();
         let now = CancellationToken::new();
         let catalog = Arc::new(SchemaCatalog::new(target.clone()));

@@ -19,6 +19,7 @@ use crate::conflict::key::{KeyHash, TableHash, image_keys};
 use crate::conflict::window::Window;
 use crate::connection::Identity;
 use crate::error::{Disposition, Error, Result};
+use crate::failpoint::{self, Failpoint};
 use crate::log_reader::{LogReader, Start, Step};
 use crate::origin::{Origin, Passed, Reason};
 use crate::position::LogPos;
@@ -106,6 +107,9 @@ impl Tailer {
             if reader.position() != before {
                 self.window.stir();
             }
+            if !matches!(step, Step::Within) {
+                (place.marked, place.numbered) = (reader.marked(), reader.numbered());
+            }
             match step {
                 Step::Transaction(Origin::Huge(huge)) => {
                     self.record_huge(&huge).await?;
@@ -115,6 +119,7 @@ impl Tailer {
                 }
                 Step::Transaction(Origin::Local(local)) => {
                     self.record(&local).await?;
+                    failpoint::reach(Failpoint::Tailed);
                     place.clock = local.effective;
                     place.seen = local.seen;
                     self.reached(place, local.end, reader.birth());
@@ -306,6 +311,8 @@ impl Start {
             clock,
             seen: Seen::default(),
             intended: None,
+            marked: None,
+            numbered: None,
         }
     }
 }

@@ -8,6 +8,10 @@
     clippy::missing_panics_doc
 )]
 
+pub mod cluster;
+pub mod ledger;
 pub mod pair;
+pub mod proxy;
 
+pub use cluster::{Cluster, ClusterOptions};
 pub use pair::{Pair, PairOptions};

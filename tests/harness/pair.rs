@@ -207,23 +207,7 @@ impl Pair {
 
     /// Every base table of the replicated databases holds the same rows on both nodes.
     pub async fn assert_equal(&self) {
-        let tables = "SELECT CONCAT('`', TABLE_SCHEMA, '`.`', TABLE_NAME, '`') \
-             FROM information_schema.TABLES WHERE TABLE_TYPE = 'BASE TABLE' AND TABLE_SCHEMA NOT IN \
-             ('mysql', 'information_schema', 'performance_schema', 'sys', 'twinlog') ORDER BY 1";
-        let of_a: Vec<String> = self.query(0, tables).await;
-        let of_b: Vec<String> = self.query(1, tables).await;
-        assert_eq!(of_a, of_b, "the nodes have different tables");
-        for table in of_a {
-            let checksum = format!("CHECKSUM TABLE {table} EXTENDED");
-            let a: Vec<(String, Option<u64>)> = self.query(0, &checksum).await;
-            let b: Vec<(String, Option<u64>)> = self.query(1, &checksum).await;
-            if a != b {
-                let rows = format!("SELECT * FROM {table} ORDER BY 1 LIMIT 20");
-                let a = dump(self.servers[0].opts(), &rows).await;
-                let b = dump(self.servers[1].opts(), &rows).await;
-                panic!("{table} differs:\na: {a:#?}\nb: {b:#?}");
-            }
-        }
+        assert_equal(&self.servers).await;
     }
 
     /// Nothing went round: what engines wrote was recognised, and nothing came back besides.
@@ -237,6 +221,38 @@ impl Pair {
     #[must_use]
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+}
+
+/// Every base table of the replicated databases holds the same rows on both servers.
+pub(crate) async fn assert_equal(servers: &[Server; 2]) {
+    let tables = "SELECT CONCAT('`', TABLE_SCHEMA, '`.`', TABLE_NAME, '`') \
+         FROM information_schema.TABLES WHERE TABLE_TYPE = 'BASE TABLE' AND TABLE_SCHEMA NOT IN \
+         ('mysql', 'information_schema', 'performance_schema', 'sys', 'twinlog') ORDER BY 1";
+    let of_a: Vec<String> = servers[0].query(tables).await.unwrap();
+    let of_b: Vec<String> = servers[1].query(tables).await.unwrap();
+    assert_eq!(of_a, of_b, "the nodes have different tables");
+    for table in of_a {
+        let checksum = format!("CHECKSUM TABLE {table} EXTENDED");
+        let a: Vec<(String, Option<u64>)> = servers[0].query(&checksum).await.unwrap();
+        let b: Vec<(String, Option<u64>)> = servers[1].query(&checksum).await.unwrap();
+        if a != b {
+            let rows = format!("SELECT * FROM {table} ORDER BY 1");
+            let a = dump(servers[0].opts(), &rows).await;
+            let b = dump(servers[1].opts(), &rows).await;
+            let only = |these: &[String], others: &[String]| -> Vec<String> {
+                let others: std::collections::HashSet<&String> = others.iter().collect();
+                let only = these.iter().filter(|row| !others.contains(row));
+                only.take(20).cloned().collect()
+            };
+            panic!(
+                "{table} differs: {} rows at a, {} at b; only at a: {:#?}\nonly at b: {:#?}",
+                a.len(),
+                b.len(),
+                only(&a, &b),
+                only(&b, &a)
+            );
+        }
     }
 }
 

@@ -460,6 +460,9 @@ impl World {
             clock,
             seen: seen.position,
             seen_clock: seen.clock,
+            log_birth: 0,
+            marked: None,
+            numbered: None,
         };
         self.stores[node].push(record);
         self.engines[node] = Some(engine);

@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use twinlog_engine::Disposition;
 use twinlog_engine::config::Config;
+use twinlog_engine::failpoint;
 use twinlog_engine::preflight::{self, Level};
 use twinlog_engine::replicator::{Engine, EngineHandle};
 use twinlog_engine::status::{LinkStatus, State};
@@ -20,6 +21,11 @@ const INTERRUPTED: u8 = 130;
 const WATCH: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(config: Config, arguments: &Run) -> anyhow::Result<ExitCode> {
+    if let Some(armed) = std::env::var_os(failpoint::VARIABLE) {
+        let armed = armed.to_string_lossy();
+        failpoint::arm(&armed).map_err(anyhow::Error::msg)?;
+        tracing::warn!(failpoint = %armed, "this engine is to die at a failpoint: a test");
+    }
     let mut signals = Signals::listen()?;
     let mut names: Vec<String> = arguments.node.clone();
     if names.is_empty() {

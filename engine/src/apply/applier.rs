@@ -20,6 +20,7 @@ use crate::conflict::policy::NodeOrder;
 use crate::conflict::window::Window;
 use crate::connection::{Identity, NodeConnection};
 use crate::error::{Error, Result};
+use crate::failpoint::{self, Failpoint};
 use crate::group::Batch;
 use crate::link::read_marker;
 use crate::position::LogPos;
@@ -138,6 +139,12 @@ impl Applier {
             Arc::clone(&self.catalog),
             Arc::clone(&self.progress),
         )
+    }
+
+    /// The origin's `server_uuid` (MySQL).
+    #[must_use]
+    pub fn origin_uuid(&self) -> Option<[u8; 16]> {
+        self.origin.uuid
     }
 
     /// The marker row as committed.
@@ -376,6 +383,9 @@ impl Applier {
             Err(Failure::MarkerMoved) => return Err(self.marker_moved().await?),
             Err(failure) => return Ok(Attempt::Unfit(failure)),
         }
+        // Marker and rows are sent together.
+        failpoint::reach(Failpoint::MarkerWritten);
+        failpoint::reach(Failpoint::StatementsSent);
         if let Some(orphan) = foreign_key::ask(&mut self.connection, &written.questions).await? {
             return Ok(Attempt::Unfit(orphan));
         }
@@ -389,7 +399,10 @@ impl Applier {
             return Ok(Attempt::Stale);
         }
         self.window.trust()?;
-        self.connection.execute("COMMIT", "committing").await?;
+        failpoint::reach(Failpoint::Guarded);
+        let commit = self.connection.execute("COMMIT", "committing");
+        failpoint::midway(Failpoint::CommitSent, commit).await?;
+        failpoint::reach(Failpoint::Committed);
         self.marker = marker;
         self.progress.applied(transactions);
         Ok(Attempt::Applied)
@@ -474,6 +487,7 @@ impl Applier {
             ..self.marker.clone()
         };
         self.write_marker(&marker).await?;
+        failpoint::reach(Failpoint::MarkerAlone);
         self.connection
             .execute("COMMIT", "committing the marker")
             .await?;

@@ -29,6 +29,7 @@ use crate::conflict::journal::{self, Entry, JournalWinner};
 use crate::conflict::kept;
 use crate::conflict::key::{KeyHash, image_keys};
 use crate::error::{Error, Result};
+use crate::failpoint::{self, Failpoint};
 use crate::group::{Mapped, coalesced};
 use crate::position::LogPos;
 use crate::row::{Row, RowChange};
@@ -138,9 +139,13 @@ impl Applier {
                 return Ok(Attempt::Stale);
             }
         }
+        failpoint::reach(Failpoint::CarefulSettled);
         let kept = self.write_down(&mut settled).await?;
         self.window.trust()?;
-        self.connection.execute("COMMIT", "committing").await?;
+        failpoint::reach(Failpoint::CarefulJournalled);
+        let commit = self.connection.execute("COMMIT", "committing");
+        failpoint::midway(Failpoint::CarefulCommitSent, commit).await?;
+        failpoint::reach(Failpoint::CarefulCommitted);
         self.marker = marker;
         self.progress.applied(transactions);
         self.settled(settled, kept);
@@ -206,6 +211,7 @@ impl Applier {
         if self.catalog.generation() != generation {
             return Ok(Some(Attempt::Stale));
         }
+        failpoint::reach(Failpoint::CarefulLocked);
         let mut index = 0;
         while index < weighed.len() {
             if weighed[index].contended {

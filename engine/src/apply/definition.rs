@@ -13,6 +13,7 @@ use crate::conflict::window::Window;
 use crate::decode::ddl;
 use crate::decode::event::Flavor;
 use crate::error::{Error, Result};
+use crate::failpoint::{self, Failpoint};
 use crate::gtid::Gtid;
 use crate::position::LogPos;
 use crate::position::marker::{Intended, Marker};
@@ -60,9 +61,12 @@ impl Applier {
                 ..self.marker.clone()
             };
             self.write_marker(&intent).await?;
+            failpoint::reach(Failpoint::IntentWritten);
             self.connection.execute("COMMIT", "noting the DDL").await?;
+            failpoint::reach(Failpoint::IntentCommitted);
             self.marker = intent;
             self.run(transaction, &definition, rerun).await?;
+            failpoint::reach(Failpoint::DefinitionRun);
         }
         self.forget_schemas();
         if removes_rows {
@@ -207,10 +211,8 @@ impl Applier {
                 .execute(format!("SET gtid_next = '{gtid}'"), context)
                 .await?;
         }
-        let outcome = self
-            .connection
-            .execute(&definition.statement.sql, context)
-            .await;
+        let statement = self.connection.execute(&definition.statement.sql, context);
+        let outcome = failpoint::midway(Failpoint::DefinitionSent, statement).await;
         match (outcome, definition.error_code) {
             (Err(Error::Server { code, .. }), expected)
                 if (expected != 0 && code == expected)

@@ -14,6 +14,7 @@ use super::foreign_key;
 use super::prepare::meeting;
 use crate::conflict::detect::Meeting;
 use crate::error::{Error, Result};
+use crate::failpoint::{self, Failpoint};
 use crate::position::LogPos;
 use crate::spill::{Keys, Room};
 use crate::transaction::{Huge, Local};
@@ -152,6 +153,7 @@ impl Applier {
             return Ok(Attempt::Stale);
         }
         self.window.trust()?;
+        failpoint::reach(Failpoint::HugeWritten);
         self.connection.execute("COMMIT", "committing").await?;
         self.marker = marker;
         self.progress.applied_huge(head, huge.len());

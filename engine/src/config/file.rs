@@ -25,6 +25,7 @@ const ENGINE: &[&str] = &[
     "data_dir",
     "schema",
     "heartbeat",
+    "silence",
     "backoff_min",
     "backoff_max",
     "shutdown_timeout",
@@ -61,6 +62,8 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("[[node]]", NODE),
 ];
 
+/// How many heartbeats may be missing, unless `silence` says otherwise.
+const MISSED_HEARTBEATS: u32 = 5;
 const MIB: usize = 1 << 20;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -108,7 +111,10 @@ pub(super) fn parse(
     let journal = journal(text, root.get("journal"))?;
     let conflicts = conflicts(text, root.get("conflict"))?;
     let mut warnings = Vec::new();
-    let nodes = nodes(text, root.get("node"), folder, env, &mut warnings)?;
+    let mut nodes = nodes(text, root.get("node"), folder, env, &mut warnings)?;
+    for node in &mut nodes {
+        node.silence = engine.silence;
+    }
     Ok(Config {
         engine,
         replication,
@@ -166,12 +172,23 @@ fn engine<'a>(
     if first > last {
         return Err(section.problem("backoff_max", "is less than backoff_min"));
     }
+    // The server counts heartbeats in milliseconds; longer than five minutes and a dead connection
+    // goes unnoticed for as long.
+    let heartbeat = section.duration("heartbeat", SECOND, 50 * MILLISECOND..=300 * SECOND)?;
+    // Room for a server that is busy, also where heartbeats are very short.
+    let usual = MISSED_HEARTBEATS * heartbeat + 5 * SECOND;
+    let silence = section.duration("silence", usual, 500 * MILLISECOND..=HOUR)?;
+    if silence < 2 * heartbeat {
+        return Err(section.problem(
+            "silence",
+            "is less than twice the heartbeat: a connection that is well would count as broken",
+        ));
+    }
     Ok(EngineConfig {
         data_dir: folder.join(data_dir),
         schema: schema.to_owned(),
-        // The server counts heartbeats in milliseconds; longer than five minutes and a dead
-        // connection goes unnoticed for as long.
-        heartbeat: section.duration("heartbeat", SECOND, 50 * MILLISECOND..=300 * SECOND)?,
+        heartbeat,
+        silence,
         backoff: (first, last),
         shutdown_timeout: section.duration("shutdown_timeout", 30 * SECOND, SECOND..=HOUR)?,
         memory: section.size("memory", 512 * MIB, 64 * MIB..=1024 * 1024 * MIB)?,
@@ -432,6 +449,7 @@ fn nodes<'a>(
             name: name.to_owned(),
             opts: connection.opts,
             listen,
+            silence: Duration::ZERO,
         };
         for other in &nodes {
             if other.name == node.name {

@@ -146,6 +146,9 @@ pub struct EngineConfig {
     pub schema: String,
     /// How often a server that has nothing to send says so.
     pub heartbeat: Duration,
+    /// How long a server may say nothing before its connection counts as broken: no heartbeat, no
+    /// answer to a connect, none to a statement that it is not at work on.
+    pub silence: Duration,
     /// First and longest pause between attempts to connect.
     pub backoff: (Duration, Duration),
     /// How long a stop waits for the transaction in hand before it gives up.
@@ -234,6 +237,8 @@ pub struct NodeConfig {
     pub opts: mysql_async::Opts,
     /// Where this node's engine serves status, metrics and health.
     pub listen: Option<SocketAddr>,
+    /// [`EngineConfig::silence`].
+    pub silence: Duration,
 }
 
 impl NodeConfig {

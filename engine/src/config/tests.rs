@@ -43,6 +43,8 @@ fn a_short_file_gets_the_defaults() {
     assert_eq!(config.engine.data_dir, Path::new("/var/lib/twinlog"));
     assert_eq!(config.engine.schema, "twinlog");
     assert_eq!(config.engine.heartbeat, Duration::from_secs(1));
+    assert_eq!(config.engine.silence, Duration::from_secs(10));
+    assert_eq!(config.nodes[1].silence, Duration::from_secs(10));
     assert_eq!(
         config.engine.backoff,
         (Duration::from_millis(250), Duration::from_secs(30))
@@ -70,6 +72,7 @@ fn every_key_is_read() {
         "[replication]",
         r#"schema = "repl"
 heartbeat = "500ms"
+silence = "3s"
 backoff_min = "1s"
 backoff_max = "1m"
 shutdown_timeout = "5s"
@@ -85,6 +88,7 @@ queue_bytes = "1GiB""#,
     let config = parse(&text).unwrap();
     assert_eq!(config.engine.schema, "repl");
     assert_eq!(config.engine.heartbeat, Duration::from_millis(500));
+    assert_eq!(config.engine.silence, Duration::from_secs(3));
     assert_eq!(config.engine.backoff.1, Duration::from_secs(60));
     assert_eq!(config.replication.ddl, DdlPolicy::Halt);
     assert_eq!(config.replication.group_transactions, 1000);
@@ -184,6 +188,7 @@ fn wrong_types_and_limits() {
     for (line, expected) in [
         ("heartbeat = \"0s\"", "between 50ms and 5m"),
         ("heartbeat = \"10\"", "a time such as"),
+        ("silence = \"1s\"", "twice the heartbeat"),
         (
             "backoff_min = \"1m\"\nbackoff_max = \"1s\"",
             "less than backoff_min",

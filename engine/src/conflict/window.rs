@@ -88,18 +88,22 @@ impl Window {
     }
 
     fn with(start: LogPos, claims: Claims) -> Self {
+        let histories = Histories::default();
+        histories.acknowledge(start);
         Self {
             inner: Mutex::new(Inner {
                 claims,
                 trouble: None,
-                acknowledged: LogPos::default(),
+                // The peer has everything in front of where the tailer begins. A history that was
+                // kept and is final by now must not be taken up again.
+                acknowledged: start,
                 tables: HashMap::new(),
                 definitions: HashMap::new(),
                 intent: None,
             }),
             read: watch::Sender::new(start),
             stirred: AtomicU64::new(0),
-            histories: Histories::default(),
+            histories,
         }
     }
 
@@ -432,6 +436,14 @@ mod tests {
             .record(LogPos::new(1, 180), 19, [image(4)], [])
             .unwrap();
         assert!(window.is_empty(), "the tailer came by later");
+    }
+
+    #[test]
+    fn the_peer_has_what_lies_in_front_of_the_start() {
+        let window = Window::new(LogPos::new(1, 4));
+        assert_eq!(window.acknowledged(), LogPos::new(1, 4));
+        window.acknowledge(LogPos::new(1, 2));
+        assert_eq!(window.acknowledged(), LogPos::new(1, 4), "never backwards");
     }
 
     #[tokio::test]

@@ -165,6 +165,8 @@ pub async fn set(
     let clock = marker.clock.max(now_micros());
     marker.log_name = name.clone();
     marker.position = position;
+    // Of the file of the position before.
+    marker.log_birth = 0;
     marker.clock = clock;
     marker.server_id = identity.server_id;
     marker.server_uuid = crate::link::uuid_text(&identity);

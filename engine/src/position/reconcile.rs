@@ -15,6 +15,12 @@ pub struct Resume {
     pub seen: LogPos,
     /// The target's effective clock at `seen`.
     pub seen_clock: u64,
+    /// When the file of `position` was begun, seconds since 1970; 0 where that is not known.
+    pub log_birth: u32,
+    /// As [`LinkRecord::marked`], where the store is believed.
+    pub marked: Option<LogPos>,
+    /// As [`LinkRecord::numbered`], where the store is believed.
+    pub numbered: Option<u64>,
     /// How marker and store stood to each other.
     pub agreement: Agreement,
 }
@@ -37,6 +43,26 @@ pub enum Agreement {
     },
 }
 
+impl Agreement {
+    /// Why a link goes on where it does, for the log.
+    #[must_use]
+    pub fn because(self) -> &'static str {
+        match self {
+            Agreement::Same => "marker row and store agree",
+            Agreement::NothingKept => "the store knows nothing: by the marker row",
+            Agreement::StoreBehind => {
+                "the store was behind the marker row, as after a stop right behind a commit: by the \
+                 marker row"
+            }
+            Agreement::SetByHand => "the position was set by hand",
+            Agreement::TargetWentBack { .. } => {
+                "the target lost commits that the store knows of: by the marker row, what was lost is \
+                 applied again"
+            }
+        }
+    }
+}
+
 /// Decides where to go on.
 ///
 /// The store's `settled` is used only when the marker stands exactly where it stood when the store
@@ -49,6 +75,9 @@ pub fn reconcile(marker: &Marker, kept: Option<&LinkRecord>) -> Resume {
         clock: marker.clock,
         seen: marker.seen,
         seen_clock: marker.seen_clock,
+        log_birth: marker.log_birth,
+        marked: None,
+        numbered: None,
         agreement,
     };
     match kept {
@@ -69,6 +98,13 @@ pub fn reconcile(marker: &Marker, kept: Option<&LinkRecord>) -> Resume {
             clock: kept.clock,
             seen: kept.seen,
             seen_clock: kept.seen_clock,
+            log_birth: if kept.log_birth == 0 && kept.settled.file == marker.position.file {
+                marker.log_birth
+            } else {
+                kept.log_birth
+            },
+            marked: kept.marked,
+            numbered: kept.numbered,
             agreement: Agreement::Same,
         },
         Some(_) => by_marker(Agreement::Same),
@@ -111,6 +147,9 @@ mod tests {
             clock: 20,
             seen: LogPos::new(9, 10),
             seen_clock: 18,
+            log_birth: 3,
+            marked: Some(LogPos::new(9, 10)),
+            numbered: Some(4),
         }
     }
 
@@ -119,10 +158,12 @@ mod tests {
         let resume = reconcile(&marker(100), Some(&kept(100, 500)));
         assert_eq!(resume.position, LogPos::new(1, 500));
         assert_eq!((resume.clock, resume.seen_clock), (20, 18));
+        assert_eq!((resume.log_birth, resume.numbered), (3, Some(4)));
 
         let resume = reconcile(&marker(100), Some(&kept(90, 500)));
         assert_eq!(resume.position, LogPos::new(1, 100));
         assert_eq!(resume.agreement, Agreement::StoreBehind);
+        assert_eq!((resume.marked, resume.numbered), (None, None));
 
         let resume = reconcile(&marker(100), Some(&kept(200, 500)));
         assert_eq!(resume.position, LogPos::new(1, 100));

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::failpoint::{self, Failpoint};
 use crate::position::LogPos;
 
 /// Version of the records' form; a store of another version is moved aside.
@@ -34,6 +35,15 @@ pub struct LinkRecord {
     pub seen: LogPos,
     /// The target's effective clock at `seen`.
     pub seen_clock: u64,
+    /// When the log file of `settled` was begun, seconds since 1970; 0 where that is not known.
+    #[serde(default)]
+    pub log_birth: u32,
+    /// Where the origin's log in front of `settled` left its marker row for the target.
+    #[serde(default)]
+    pub marked: Option<LogPos>,
+    /// Number of the last GTID under the origin's own UUID in front of `settled` (MySQL).
+    #[serde(default)]
+    pub numbered: Option<u64>,
 }
 
 /// The store of one node's engine.
@@ -156,8 +166,9 @@ impl Store {
             .map_err(|error| Error::Internal(format!("link record: {error}")))?;
         self.db
             .insert(link_key(origin), bytes)
-            .map(|_| ())
-            .map_err(|error| self.trouble(&error))
+            .map_err(|error| self.trouble(&error))?;
+        failpoint::reach(Failpoint::StoreHalfWritten);
+        Ok(())
     }
 
     /// Writes everything out.
@@ -211,6 +222,9 @@ mod tests {
             clock: 7,
             seen: LogPos::new(4, 5),
             seen_clock: 6,
+            log_birth: 8,
+            marked: None,
+            numbered: Some(9),
         }
     }
 

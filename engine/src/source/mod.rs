@@ -24,11 +24,6 @@ use crate::decode::event::{Event, EventHeader};
 use crate::error::{Error, Result};
 use crate::position::{LogName, LogPos};
 
-/// How many heartbeats may be missing before the connection counts as dead.
-const MISSED_HEARTBEATS: u32 = 5;
-/// Added to that, so that very short heartbeats do not cut a loaded server off.
-const SILENCE_GRACE: Duration = Duration::from_secs(5);
-
 /// An event with its place in the log.
 #[derive(Debug)]
 pub struct Placed {
@@ -80,7 +75,7 @@ impl Source {
             position: start,
             birth: 0,
             expected_birth: birth,
-            silence: heartbeat * MISSED_HEARTBEATS + SILENCE_GRACE,
+            silence: node.silence,
             repeats: std::collections::VecDeque::new(),
         })
     }
@@ -126,8 +121,8 @@ impl Source {
                     return Err(Error::Connection {
                         node: self.node.to_string(),
                         message: format!(
-                            "binlog stream silent for {} s, not even a heartbeat",
-                            self.silence.as_secs()
+                            "binlog stream silent for {}, not even a heartbeat",
+                            humantime::format_duration(self.silence)
                         ),
                     });
                 }

@@ -66,11 +66,18 @@ pub(super) async fn open(
     let request = BinlogStreamRequest::new(server_id)
         .with_filename(file.as_bytes())
         .with_pos(start.offset);
-    connection
-        .into_driver()
-        .get_binlog_stream(request)
-        .await
-        .map_err(|error| Error::from_driver(&node.name, "opening the binlog stream", error))
+    let opening = connection.into_driver().get_binlog_stream(request);
+    match tokio::time::timeout(node.silence, opening).await {
+        Ok(opened) => opened
+            .map_err(|error| Error::from_driver(&node.name, "opening the binlog stream", error)),
+        Err(_) => Err(Error::Connection {
+            node: node.name.clone(),
+            message: format!(
+                "the binlog stream did not begin within {}",
+                humantime::format_duration(node.silence)
+            ),
+        }),
+    }
 }
 
 /// The parts of a driver event's header that we act on.
