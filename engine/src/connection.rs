@@ -98,6 +98,43 @@ impl NodeConnection {
         Ok(self.conn.affected_rows())
     }
 
+    /// Runs `number` statements that are sent at once, separated by `;`, in their order, up to the
+    /// first that fails. Gives for each that went through how many rows it found, or the one number
+    /// that it gave; and the error of the next one.
+    pub async fn execute_together(
+        &mut self,
+        sql: &[u8],
+        number: usize,
+    ) -> (Vec<u64>, Option<mysql_async::Error>) {
+        let mut found = Vec::with_capacity(number);
+        if self.packet_limit.is_some_and(|limit| sql.len() >= limit) {
+            return (found, Some(mysql_async::DriverError::PacketTooLarge.into()));
+        }
+        let mut results = match self.conn.query_iter(sql).await {
+            Ok(results) => results,
+            Err(error) => return (found, Some(error)),
+        };
+        for _ in 0..number {
+            let affected = results.affected_rows();
+            let is_query = !results.columns_ref().is_empty();
+            // Goes on to the next statement's result as well, whose error this may be.
+            match results.try_collect::<u64>().await {
+                Ok(rows) => found.push(match (is_query, rows.into_iter().next()) {
+                    (false, _) => affected,
+                    (true, Some(Ok(number))) => number,
+                    (true, _) => 0,
+                }),
+                Err(error) => {
+                    if !is_query {
+                        found.push(affected);
+                    }
+                    return (found, Some(error));
+                }
+            }
+        }
+        (found, None)
+    }
+
     /// The one number of a query whose bytes need not be UTF-8; 0 where it gives no row.
     ///
     /// # Errors

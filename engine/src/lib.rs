@@ -7,6 +7,7 @@
 //! [`conflict`] says which writes were concurrent. See `docs/architecture.md` for the map.
 
 mod agreement;
+mod ahead;
 mod answer;
 pub mod apply;
 pub mod assemble;

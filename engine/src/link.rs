@@ -8,7 +8,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::agreement;
+use crate::ahead::Ahead;
 use crate::apply::applier::Applier;
+use crate::apply::prepare::Prepared;
 use crate::backoff::Backoff;
 use crate::config::{Config, NodeConfig};
 use crate::conflict::kept;
@@ -32,7 +34,7 @@ use crate::status::{LinkProgress, State, TailProgress};
 use crate::transaction::{Local, Seen};
 
 /// Items between reader and apply; their bytes are bounded besides.
-const QUEUE_ITEMS: usize = 8192;
+const QUEUE_ITEMS: usize = 32_768;
 /// Log behind the marker that a lost store may make us read again before the marker is moved
 /// without rows.
 const IDLE_MARKER_BYTES: u64 = 8 << 20;
@@ -209,6 +211,8 @@ impl Link {
         let limits = Limits {
             transactions: self.config.replication.group_transactions,
             rows: self.config.replication.group_rows,
+            bytes: self.config.replication.group_bytes,
+            time: self.config.replication.group_time,
         };
         self.settle(applier, Gatherer::new(items, limits), resume, reading)
             .await
@@ -233,6 +237,7 @@ impl Link {
         // DDL was about to run at the origin and its log has not said yet whether it ran: whoever
         // goes on reading has to begin in front of that.
         let mut open_intent = false;
+        let mut ahead = Ahead::new(applier.preparer());
         loop {
             let batch = tokio::select! {
                 biased;
@@ -241,9 +246,9 @@ impl Link {
                     failpoint::reach(Failpoint::Stopping);
                     return Ok(());
                 }
-                batch = gatherer.next() => batch,
+                batch = ahead.next(&mut gatherer) => batch?,
             };
-            let Some(mut batch) = batch else {
+            let Some((mut batch, prepared)) = batch else {
                 return match (&mut reading.0).await {
                     Ok(Ok(())) => Err(Error::Internal("the reader ended by itself".to_owned())),
                     Ok(Err(error)) => Err(error),
@@ -282,7 +287,18 @@ impl Link {
                     _ => {}
                 }
             }
-            self.apply_patiently(&mut applier, &mut batch).await?;
+            // What comes behind DDL may fit its tables only once that has run.
+            if !batch.is_definition() {
+                ahead.prepare_behind(&batch, &mut gatherer);
+            }
+            let begun = Instant::now();
+            let contended = self
+                .apply_patiently(&mut applier, &mut batch, prepared)
+                .await?;
+            gatherer.applied(&batch, begun.elapsed());
+            if contended {
+                gatherer.contended();
+            }
             drop(batch);
             self.window.acknowledge(seen.position);
             self.progress.settled(end);
@@ -319,12 +335,19 @@ impl Link {
     }
 
     /// Applies a batch, again and again while others hold its locks: a client that keeps a row
-    /// locked delays the link, and must not stop it.
-    async fn apply_patiently(&self, applier: &mut Applier, batch: &mut Batch) -> Result<()> {
+    /// locked delays the link, and must not stop it. Says whether they did.
+    async fn apply_patiently(
+        &self,
+        applier: &mut Applier,
+        batch: &mut Batch,
+        mut prepared: Option<Prepared>,
+    ) -> Result<bool> {
         let mut backoff = Backoff::new(CONTENTION_BACKOFF);
+        let mut contended = false;
         loop {
-            match applier.apply(batch).await {
+            match applier.apply(batch, prepared.take()).await {
                 Err(Error::Contention { code, message, .. }) => {
+                    contended = true;
                     self.progress.retried();
                     let pause = backoff.next();
                     tracing::debug!(code, message, ?pause, "lock contention: trying again");
@@ -335,7 +358,8 @@ impl Link {
                     let committed = applier.marker().position;
                     batch.forget(committed);
                 }
-                other => return other,
+                Err(error) => return Err(error),
+                Ok(()) => return Ok(contended),
             }
         }
     }

@@ -84,6 +84,11 @@ impl LogReader {
             }
             rules.includes(database, &own)
         }));
+        // What an engine wrote goes nowhere: its marker says it all.
+        let own = config.engine.schema.clone();
+        decoder.set_marker(Box::new(move |database, table| {
+            database.eq_ignore_ascii_case(&own) && table == MARKER
+        }));
         let source = Source::open(
             node,
             log_of,

@@ -503,6 +503,8 @@ mod tests {
                 ddl: DdlPolicy::Replicate,
                 group_transactions: 1,
                 group_rows: 1,
+                group_bytes: 1,
+                group_time: std::time::Duration::from_millis(1),
                 queue_bytes: 1,
                 window_bytes: 1,
             },

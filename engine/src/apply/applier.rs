@@ -7,41 +7,27 @@
 //! end, which neither server does while its locks are released. What meets concurrent writes goes
 //! through the careful transaction instead: [`super::careful`].
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::careful::{CAREFUL_CHANGES, CAREFUL_TRANSACTIONS, Scope};
 use super::execute::{Failure, execute};
 use super::foreign_key;
-use super::mapping::Mapping;
+use super::prepare::{Prepared, PreparedTransaction, Preparer, Written, meeting};
 use super::session;
 use crate::config::Config;
-use crate::conflict::claim::RowWrite;
-use crate::conflict::collation::{Requests, Weights};
-use crate::conflict::detect::{Claim, Meeting, first_meeting};
-use crate::conflict::family::Family;
-use crate::conflict::key::{KeyHash, TableHash, image_keys, row_keys};
+use crate::conflict::detect::Meeting;
 use crate::conflict::window::Window;
 use crate::connection::{Identity, NodeConnection};
 use crate::error::{Disposition, Error, Result};
 use crate::failpoint::{self, Failpoint};
-use crate::group::{Batch, coalesced, one_by_one};
+use crate::group::Batch;
 use crate::link::read_marker;
 use crate::position::LogPos;
 use crate::position::marker::Marker;
 use crate::replicator::{place, rank};
-use crate::row::{Row, SourceTable};
 use crate::schema::SchemaCatalog;
 use crate::status::LinkProgress;
-use crate::transaction::{ForeignKeyMode, Local};
-
-/// How long the commit waits, holding row locks, for the tailer to read up to the log's end. It
-/// takes a millisecond while the tailer runs; longer means that it lost its connection.
-const TAILER_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Mappings that are remembered. Each new table map of the log makes one, also of a known table.
-const KNOWN_MAPPINGS: usize = 4096;
+use crate::transaction::Local;
 
 /// Writes what one origin sent to one target.
 pub struct Applier {
@@ -58,18 +44,9 @@ pub struct Applier {
     pub(super) places: [u8; 2],
     /// Rank of the origin's writes; see [`crate::conflict::history::Order`].
     pub(super) rank: u8,
-    mappings: HashMap<(usize, ForeignKeyMode), KnownMapping>,
-    generation: u64,
+    pub(super) preparer: Preparer,
     /// `foreign_key_checks` of the connection's session.
     pub(super) foreign_key_checks: bool,
-}
-
-struct KnownMapping {
-    /// Keeps the address, by which it is found, from being given to another table.
-    source: Arc<SourceTable>,
-    mapping: Arc<Mapping>,
-    /// Made while DDL on the table was not seen by the origin.
-    tolerant: bool,
 }
 
 /// What an attempt to apply transactions came to.
@@ -119,8 +96,15 @@ impl Applier {
                 .execute(&statement, "setting up the apply session")
                 .await?;
         }
-        let generation = catalog.generation();
         let places = [&origin, &target].map(|of| place(&config, &of.node));
+        let preparer = Preparer::new(
+            Arc::clone(&config),
+            origin.clone(),
+            target.clone(),
+            Arc::clone(&window),
+            Arc::clone(&catalog),
+            Arc::clone(&progress),
+        );
         let rank = rank(&config, &origin.node);
         Ok(Self {
             rank,
@@ -133,10 +117,22 @@ impl Applier {
             progress,
             marker,
             places,
-            mappings: HashMap::new(),
-            generation,
+            preparer,
             foreign_key_checks: true,
         })
+    }
+
+    /// Another preparer of the same transactions.
+    #[must_use]
+    pub(crate) fn preparer(&self) -> Preparer {
+        Preparer::new(
+            Arc::clone(&self.config),
+            self.origin.clone(),
+            self.target.clone(),
+            Arc::clone(&self.window),
+            Arc::clone(&self.catalog),
+            Arc::clone(&self.progress),
+        )
     }
 
     /// The origin's `server_uuid` (MySQL).
@@ -152,12 +148,13 @@ impl Applier {
     }
 
     /// Applies a batch's transactions. On return they are committed with the marker behind them.
+    /// `prepared` is what is known of them, where they were prepared ahead.
     ///
     /// # Errors
     /// [`Error::Connection`] and [`Error::Contention`] may be tried again after reading the marker;
     /// [`Error::Conflict`], [`Error::Drift`] and the others stop the link, with everything in front
     /// of the transaction to blame applied.
-    pub async fn apply(&mut self, batch: &mut Batch) -> Result<()> {
+    pub async fn apply(&mut self, batch: &mut Batch, prepared: Option<Prepared>) -> Result<()> {
         if let Some(huge) = &batch.huge {
             return self.apply_huge(huge).await;
         }
@@ -167,7 +164,7 @@ impl Applier {
             self.apply_definition(only).await?;
             return Ok(());
         }
-        match self.apply_rows(&mut batch.transactions).await {
+        match self.apply_rows(&mut batch.transactions, prepared).await {
             // DDL of a local client may be so new that the tailer has not read it: then the rows
             // are from before it, and fit as such.
             Err(Error::Schema { .. }) => {
@@ -177,7 +174,7 @@ impl Applier {
                 batch
                     .transactions
                     .retain(|transaction| transaction.end > committed);
-                self.apply_rows(&mut batch.transactions).await
+                self.apply_rows(&mut batch.transactions, None).await
             }
             other => other,
         }
@@ -185,53 +182,73 @@ impl Applier {
 
     /// Applies row transactions: all in one commit if it goes; in parts, and those carefully that
     /// meet concurrent local writes, if not.
-    pub(super) async fn apply_rows(&mut self, transactions: &mut [Local]) -> Result<()> {
-        let mut rest = transactions;
-        while !rest.is_empty() {
-            let attempt = match self.attempt(rest, Way::Merged).await {
-                // What stands in front of the one to blame is applied all the same: who leaves that
-                // one out must not lose the others.
-                Err(error) if error.disposition() == Disposition::Halt && rest.len() > 1 => {
-                    Attempt::Stale
+    pub(super) async fn apply_rows(
+        &mut self,
+        transactions: &mut [Local],
+        mut prepared: Option<Prepared>,
+    ) -> Result<()> {
+        let mut done = 0;
+        // How many are tried together.
+        let mut most = transactions.len();
+        while done < transactions.len() {
+            let known = match prepared.take() {
+                Some(known) if known.generation == self.catalog.generation() => known,
+                _ => match self.preparer.prepare(&mut transactions[done..]).await {
+                    Ok(rest) => rest.behind(done),
+                    // What stands in front of the one to blame is applied all the same: who leaves
+                    // that one out must not lose the others.
+                    Err(error) if halts(&error) && transactions.len() - done > 1 => {
+                        return self.one_transaction_each(&mut transactions[done..]).await;
+                    }
+                    Err(error) => return Err(error),
+                },
+            };
+            let known = prepared.insert(known);
+            let end = transactions.len().min(done + most.max(1));
+            let rest = &mut transactions[done..end];
+            let attempt = match self.attempt_merged(rest, known, done..end).await {
+                // Likewise.
+                Err(error) if halts(&error) && end - done > 1 => {
+                    self.one_transaction_each(&mut transactions[done..end])
+                        .await?;
+                    done = end;
+                    continue;
                 }
                 attempt => attempt?,
             };
             match attempt {
-                Attempt::Applied => return Ok(()),
+                Attempt::Applied => {
+                    done = end;
+                    most = most.saturating_mul(2);
+                }
                 Attempt::Met(meeting) => {
                     // A long way to the first meeting goes the ordinary way.
                     let front = meeting.transaction;
-                    let (front, carefully) = if front > CAREFUL_TRANSACTIONS {
-                        (front, false)
+                    if front > CAREFUL_TRANSACTIONS {
+                        most = front;
                     } else {
-                        (careful_prefix(rest), true)
-                    };
-                    let (now, later) = rest.split_at_mut(front);
-                    if carefully {
-                        self.settle_together(now).await?;
-                    } else {
-                        self.one_transaction_each_if_needed(now).await?;
+                        let front = careful_prefix(&transactions[done..]);
+                        self.settle_together(&mut transactions[done..done + front])
+                            .await?;
+                        done += front;
+                        most = transactions.len();
                     }
-                    rest = later;
                 }
-                // Find out which transaction and row it is, with everything before it applied.
-                Attempt::Unfit(_) | Attempt::Stale => {
+                // Find out which transaction and row it is, with everything before it applied: by
+                // halves, so that one among many costs few attempts.
+                Attempt::Unfit(_) if end - done > 1 => {
                     self.progress.regrouped();
-                    return self.one_transaction_each(rest).await;
+                    most = (end - done).div_ceil(2);
                 }
+                Attempt::Unfit(_) => {
+                    self.one_transaction_each(&mut transactions[done..end])
+                        .await?;
+                    done = end;
+                }
+                Attempt::Stale => prepared = None,
             }
         }
         Ok(())
-    }
-
-    /// Transactions in front of a meeting: together, if nobody wrote their keys meanwhile.
-    async fn one_transaction_each_if_needed(&mut self, transactions: &mut [Local]) -> Result<()> {
-        match self.attempt(transactions, Way::Merged).await? {
-            Attempt::Applied => Ok(()),
-            Attempt::Met(_) | Attempt::Unfit(_) | Attempt::Stale => {
-                self.one_transaction_each(transactions).await
-            }
-        }
     }
 
     /// Transactions of which some meet concurrent local writes.
@@ -294,70 +311,96 @@ impl Applier {
         Ok(())
     }
 
+    /// One attempt at these transactions, merged; `range` are their places among those prepared.
+    async fn attempt_merged(
+        &mut self,
+        transactions: &[Local],
+        prepared: &mut Prepared,
+        range: std::ops::Range<usize>,
+    ) -> Result<Attempt> {
+        let whole = range.len() == prepared.transactions.len();
+        let ahead = prepared.merged.take().filter(|_| whole);
+        let generation = prepared.generation;
+        let known = &prepared.transactions[range];
+        let result = self
+            .try_apply(transactions, known, ahead, generation, true)
+            .await;
+        self.rolled_back(result).await
+    }
+
     async fn attempt(&mut self, transactions: &mut [Local], way: Way) -> Result<Attempt> {
         loop {
             let result = match way {
-                Way::Merged => self.try_apply(transactions, true).await,
-                Way::OneByOne => self.try_apply(transactions, false).await,
+                Way::Merged | Way::OneByOne => match self.preparer.prepare(transactions).await {
+                    Ok(known) => {
+                        let merge = matches!(way, Way::Merged);
+                        let (generation, known) = (known.generation, known.transactions);
+                        self.try_apply(transactions, &known, None, generation, merge)
+                            .await
+                    }
+                    Err(error) => Err(error),
+                },
                 Way::Careful(scope) => self.try_careful(transactions, scope).await,
             };
-            if !matches!(result, Ok(Attempt::Applied)) {
-                // Whatever it was, nothing of it may stay. If the connection is gone the server
-                // rolls back by itself, and the first error tells more.
-                let rolled_back = self.connection.execute("ROLLBACK", "rolling back").await;
-                if result.is_ok() {
-                    rolled_back?;
-                }
-            }
+            let result = self.rolled_back(result).await;
             if !matches!(result, Ok(Attempt::Stale)) {
                 return result;
             }
         }
     }
 
-    async fn try_apply(&mut self, transactions: &mut [Local], merge: bool) -> Result<Attempt> {
-        let generation = self.catalog.generation();
-        let mut mappings: Vec<Vec<Arc<Mapping>>> = Vec::with_capacity(transactions.len());
-        for transaction in transactions.iter_mut() {
-            mappings.push(self.map(transaction).await?);
+    /// The result of an attempt, with nothing left of it unless it was applied.
+    async fn rolled_back(&mut self, result: Result<Attempt>) -> Result<Attempt> {
+        if !matches!(result, Ok(Attempt::Applied)) {
+            // If the connection is gone the server rolls back by itself, and the first error tells
+            // more.
+            let rolled_back = self.connection.execute("ROLLBACK", "rolling back").await;
+            if result.is_ok() {
+                rolled_back?;
+            }
         }
-        let weights = self.weigh_texts(transactions, &mappings).await?;
-        let claims = claims(transactions, &mappings, &weights);
-        if let Some(meeting) = first_meeting(&claims, &self.window) {
+        result
+    }
+
+    /// `ahead` are the statements, if they are written already; `generation` that of the catalog by
+    /// which the transactions were prepared.
+    async fn try_apply(
+        &mut self,
+        transactions: &[Local],
+        prepared: &[PreparedTransaction],
+        ahead: Option<Written>,
+        generation: u64,
+        merge: bool,
+    ) -> Result<Attempt> {
+        if let Some(meeting) = meeting(prepared, &self.window) {
             return Ok(Attempt::Met(meeting));
         }
         let Some(last) = transactions.last() else {
             return Ok(Attempt::Applied);
         };
-        let marker = self.marker_behind(transactions, last);
-        self.write_marker(&marker).await?;
-        failpoint::reach(Failpoint::MarkerWritten);
-        let changes = || {
-            transactions
-                .iter()
-                .zip(&mappings)
-                .flat_map(|(transaction, mappings)| {
-                    mappings
-                        .iter()
-                        .zip(transaction.changes.iter().map(|change| &change.change))
-                })
+        let written = match ahead {
+            Some(written) => written,
+            None => self.preparer.write(transactions, prepared, merge)?,
         };
-        let steps = if merge { coalesced(changes()) } else { None };
-        let steps = steps.unwrap_or_else(|| one_by_one(changes()));
-        let flavor = self.target.flavor;
+        let marker = self.marker_behind(transactions, last);
+        let sql = marker.update(&self.config.engine.schema, &self.marker);
+        let statements = &written.statements;
         let checks = &mut self.foreign_key_checks;
-        match execute(&mut self.connection, flavor, &steps, checks).await {
+        match execute(&mut self.connection, Some(&sql), statements, checks).await {
             Ok(()) => {}
             Err(Failure::Error(error)) => return Err(error),
+            Err(Failure::MarkerMoved) => return Err(self.marker_moved().await?),
             Err(failure) => return Ok(Attempt::Unfit(failure)),
         }
-        drop(steps);
+        // Marker and rows are sent together.
+        failpoint::reach(Failpoint::MarkerWritten);
         failpoint::reach(Failpoint::StatementsSent);
-        let questions = foreign_key::questions(transactions, &mappings, flavor)?;
-        if let Some(orphan) = foreign_key::ask(&mut self.connection, questions).await? {
+        if let Some(orphan) = foreign_key::ask(&mut self.connection, &written.questions).await? {
             return Ok(Attempt::Unfit(orphan));
         }
-        if let Some(meeting) = self.guard(&claims).await? {
+        // Closes the race with local writers; see the module's first lines.
+        self.tailer_at_end().await?;
+        if let Some(meeting) = meeting(prepared, &self.window) {
             return Ok(Attempt::Met(meeting));
         }
         // A foreign key that was added before our rows were locked is in the log by now.
@@ -374,74 +417,6 @@ impl Applier {
         Ok(Attempt::Applied)
     }
 
-    /// Closes the race with local writers; see the module's first lines.
-    async fn guard(&mut self, claims: &[Claim]) -> Result<Option<Meeting>> {
-        self.tailer_at_end().await?;
-        Ok(first_meeting(claims, &self.window))
-    }
-
-    /// Waits until the tailer has read up to the end that the target's log has now.
-    pub(super) async fn tailer_at_end(&mut self) -> Result<()> {
-        let mut looks = 0;
-        loop {
-            let read = self.window.read_position();
-            let (_, end) = self.connection.log_end(self.target.flavor).await?;
-            if end >= read {
-                let waited = self.tailer_reaches(end).await;
-                return waited.unwrap_or_else(|| {
-                    Err(Error::Connection {
-                        node: self.target.node.to_string(),
-                        message: format!(
-                            "the tailer of this node's own binlog did not reach {} within {} s",
-                            self.target.log_name.show(end),
-                            TAILER_PATIENCE.as_secs()
-                        ),
-                    })
-                });
-            }
-            // For a moment a server that rotates may name the file that it leaves; a log that stays
-            // behind what was read of it is another one.
-            looks += 1;
-            if looks > 20 {
-                return Err(Error::LogLost {
-                    node: self.target.node.to_string(),
-                    problem: format!(
-                        "its own log ends at {}, and was read up to {}: it was reset or restored \
-                         under the running engine. Compare the nodes, make them alike, then run \
-                         `twinlog init --force`",
-                        self.target.log_name.show(end),
-                        self.target.log_name.show(read)
-                    ),
-                });
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    /// Waits as long as the tailer is at work: it may be in the middle of a large transaction.
-    async fn tailer_reaches(&self, end: LogPos) -> Option<Result<()>> {
-        loop {
-            let before = self.window.stirred();
-            let read = tokio::time::timeout(TAILER_PATIENCE, self.window.read_up_to(end)).await;
-            match read {
-                Ok(read) => return Some(read),
-                Err(_) if self.window.stirred() == before => return None,
-                Err(_) => {}
-            }
-        }
-    }
-
-    /// The next step of a person who has made a transaction's effect good by hand.
-    pub(super) fn go_on_behind(&self, transaction: &Local) -> String {
-        format!(
-            "stop both engines and go on behind it with `twinlog positions set --origin {} --target \
-             {} {}`",
-            self.origin.node,
-            self.target.node,
-            self.origin.log_name.show(transaction.end)
-        )
-    }
-
     /// Writes the marker within the open transaction.
     pub(super) async fn write_marker(&mut self, marker: &Marker) -> Result<()> {
         let schema = &self.config.engine.schema;
@@ -450,9 +425,15 @@ impl Applier {
         if found == 1 {
             return Ok(());
         }
+        Err(self.marker_moved().await?)
+    }
+
+    /// Why the marker row is not as it was read.
+    async fn marker_moved(&mut self) -> Result<Error> {
+        let schema = &self.config.engine.schema;
         let now = read_marker(&mut self.connection, schema, &self.origin.node).await?;
         if now.epoch != self.marker.epoch {
-            return Err(Error::Fenced(format!(
+            return Ok(Error::Fenced(format!(
                 "the marker row of origin {} at node {} is of epoch {}, after our {}: another \
                  engine has taken this node over. Stop one of the two",
                 self.origin.node, self.target.node, now.epoch, self.marker.epoch
@@ -460,7 +441,7 @@ impl Applier {
         }
         // A commit of ours whose answer was lost came through behind our back: begin anew from
         // where it left the marker.
-        Err(Error::Connection {
+        Ok(Error::Connection {
             node: self.target.node.to_string(),
             message: "the marker moved since it was read".to_owned(),
         })
@@ -526,202 +507,12 @@ impl Applier {
     /// Forgets what is known of the target's tables, after DDL.
     pub(super) fn forget_schemas(&mut self) {
         self.catalog.forget();
-        self.mappings.clear();
+        self.preparer.forget();
     }
+}
 
-    /// The mapping of each change of a transaction, its numbers read as the target's schema says.
-    pub(super) async fn map(&mut self, transaction: &mut Local) -> Result<Vec<Arc<Mapping>>> {
-        let generation = self.catalog.generation();
-        if generation != self.generation || self.mappings.len() > KNOWN_MAPPINGS {
-            self.mappings.clear();
-            self.generation = generation;
-        }
-        let mut mappings: Vec<Arc<Mapping>> = Vec::with_capacity(transaction.changes.len());
-        let mut previous: Option<(Arc<SourceTable>, ForeignKeyMode, Arc<Mapping>)> = None;
-        for index in 0..transaction.changes.len() {
-            let table = Arc::clone(&transaction.changes[index].table);
-            let mode = transaction.changes[index].foreign_keys;
-            let mapping = match &previous {
-                Some((known, of_mode, mapping))
-                    if Arc::ptr_eq(known, &table) && *of_mode == mode =>
-                {
-                    Arc::clone(mapping)
-                }
-                _ => self.mapping(&table, mode, transaction).await?,
-            };
-            mapping.normalise(&mut transaction.changes[index].change);
-            self.progress
-                .auto_increment(&mapping, &transaction.changes[index].change);
-            previous = Some((table, mode, Arc::clone(&mapping)));
-            mappings.push(mapping);
-        }
-        Ok(mappings)
-    }
-
-    /// The weights of all texts in the transactions' keys.
-    pub(super) async fn weigh_texts(
-        &self,
-        transactions: &[Local],
-        mappings: &[Vec<Arc<Mapping>>],
-    ) -> Result<Weights> {
-        let mut requests = Requests::default();
-        for (transaction, mappings) in transactions.iter().zip(mappings) {
-            for (change, mapping) in transaction.changes.iter().zip(mappings) {
-                for row in change.change.images() {
-                    if mapping.weighs_texts {
-                        requests.add(&mapping.target, |column| mapping.value(row, column));
-                    }
-                    mapping
-                        .family
-                        .add(&mut requests, |column| mapping.value(row, column));
-                }
-            }
-        }
-        self.catalog.collator().weigh(requests).await
-    }
-
-    async fn mapping(
-        &mut self,
-        source: &Arc<SourceTable>,
-        mode: ForeignKeyMode,
-        transaction: &Local,
-    ) -> Result<Arc<Mapping>> {
-        let table = TableHash::new(&source.database, &source.name);
-        let tolerant = self
-            .window
-            .concurrent_definition(table, transaction.seen.position)
-            .is_some();
-        let address = Arc::as_ptr(source).addr();
-        let known = |mappings: &HashMap<_, KnownMapping>, mode| {
-            mappings
-                .get(&(address, mode))
-                .filter(|known| Arc::ptr_eq(&known.source, source) && known.tolerant == tolerant)
-                .map(|known| Arc::clone(&known.mapping))
-        };
-        if let Some(mapping) = known(&self.mappings, mode) {
-            return Ok(mapping);
-        }
-        let target = self
-            .catalog
-            .table(&source.database, &source.name)
-            .await?
-            .ok_or_else(|| Error::Schema {
-                table: source.to_string(),
-                problem: format!(
-                    "node {} has no such table (or the account may not see it); make it as it is \
-                     at node {}, then start again",
-                    self.target.node, self.origin.node
-                ),
-            })?;
-        // Without foreign keys all rows of a table share a mapping, and so statements.
-        let needed = if target.in_foreign_keys() {
-            mode
-        } else {
-            ForeignKeyMode::Engine
-        };
-        let mapping = if let Some(mapping) = known(&self.mappings, needed) {
-            mapping
-        } else {
-            let mut mapping = Mapping::new(Arc::clone(source), target, tolerant)
-                .map_err(|error| self.at(error, transaction))?;
-            mapping.foreign_keys = needed;
-            if mapping.target.in_foreign_keys() {
-                mapping.family = Family::load(&self.catalog, &mapping.target).await?;
-            }
-            // DDL may have changed what the rule is about.
-            mapping.rule = self
-                .config
-                .conflicts
-                .rule_for(&mapping.target)
-                .map_err(|problem| Error::Schema {
-                    table: source.to_string(),
-                    problem,
-                })?;
-            Arc::new(mapping)
-        };
-        if needed != mode {
-            self.mappings.insert(
-                (address, needed),
-                KnownMapping {
-                    source: Arc::clone(source),
-                    mapping: Arc::clone(&mapping),
-                    tolerant,
-                },
-            );
-        }
-        self.mappings.insert(
-            (address, mode),
-            KnownMapping {
-                source: Arc::clone(source),
-                mapping: Arc::clone(&mapping),
-                tolerant,
-            },
-        );
-        Ok(mapping)
-    }
-
-    /// Adds origin and position to an error that does not know them.
-    fn at(&self, error: Error, transaction: &Local) -> Error {
-        match error {
-            Error::Unsupported { what, problem, .. } => Error::Unsupported {
-                node: self.origin.node.to_string(),
-                position: self.origin.log_name.show(transaction.start),
-                what,
-                problem,
-            },
-            other => other,
-        }
-    }
-
-    pub(super) fn unfit(&self, transaction: &Local, failure: Failure) -> Error {
-        let position = self.origin.log_name.show(transaction.start);
-        let next = format!(
-            "Compare the row on both nodes and repair node {}; to leave the transaction out instead, \
-             {}",
-            self.target.node,
-            self.go_on_behind(transaction)
-        );
-        match failure {
-            Failure::Error(error) => self.at(error, transaction),
-            Failure::Missing { table, action } => Error::Drift(format!(
-                "{action} on {table} (node {}, {position}) does not find its row at node {}, though \
-                 nobody there wrote it concurrently: the nodes had drifted apart before. {next}",
-                self.origin.node, self.target.node
-            )),
-            Failure::Orphan {
-                table,
-                constraint,
-                parent,
-            } => Error::Conflict(format!(
-                "{table} (node {}, {position}): a row of {table} at node {} would be left without \
-                 its parent in {parent} (foreign key {constraint}): one node wrote the child, the \
-                 other removed the parent. {next}",
-                self.origin.node, self.target.node
-            )),
-            Failure::Refused {
-                table,
-                code,
-                message,
-            } => {
-                let text = format!(
-                    "{table} (node {}, {position}): node {} refuses the row: {message} (error \
-                     {code}). {next}",
-                    self.origin.node, self.target.node
-                );
-                match code {
-                    1216 | 1217 | 1451 | 1452 => Error::Conflict(format!(
-                        "{text}. A foreign key: one node wrote the child, the other removed the \
-                         parent"
-                    )),
-                    1054 | 1136 | 1146 => Error::Schema {
-                        table,
-                        problem: text,
-                    },
-                    _ => Error::Drift(text),
-                }
-            }
-        }
-    }
+fn halts(error: &Error) -> bool {
+    error.disposition() == Disposition::Halt
 }
 
 /// How many of the transactions one careful transaction takes.
@@ -735,78 +526,4 @@ fn careful_prefix(transactions: &[Local]) -> usize {
             changes <= CAREFUL_CHANGES
         });
     fits.count().max(1)
-}
-
-/// Every key that the transactions claim or leave.
-pub(super) fn claims(
-    transactions: &[Local],
-    mappings: &[Vec<Arc<Mapping>>],
-    weights: &Weights,
-) -> Vec<Claim> {
-    let mut claims = Vec::new();
-    for (number, (transaction, mappings)) in transactions.iter().zip(mappings).enumerate() {
-        let mut previous: Option<&Arc<Mapping>> = None;
-        for (index, (change, mapping)) in transaction.changes.iter().zip(mappings).enumerate() {
-            if !previous.is_some_and(|previous| Arc::ptr_eq(previous, mapping)) {
-                // DDL that removed rows here, unseen by the origin, meets every row of the table.
-                let target = &mapping.target;
-                for table in [target.name.as_str(), ""] {
-                    claims.push(Claim {
-                        transaction: number,
-                        change: index,
-                        key: KeyHash::whole_table(&target.database, table),
-                        seen: transaction.seen.position,
-                    });
-                }
-                previous = Some(mapping);
-            }
-            // A row with a history: every write of it must go in.
-            let seen = if mapping.rule.merges() {
-                LogPos::default()
-            } else {
-                transaction.seen.position
-            };
-            if !mapping.family.is_empty() {
-                let keys = |row: &Row| {
-                    image_keys(
-                        &mapping.target,
-                        |column| mapping.value(row, column),
-                        weights,
-                    )
-                };
-                for write in RowWrite::of(&change.change, keys) {
-                    let (before, after) = (change.change.before(), change.change.after());
-                    let related = mapping.family.meets(
-                        &write,
-                        |column| mapping.value(before?, column),
-                        |column| mapping.value(after?, column),
-                        weights,
-                    );
-                    let met = related.keys();
-                    claims.extend(met.map(|key| Claim {
-                        transaction: number,
-                        change: index,
-                        key,
-                        seen: transaction.seen.position,
-                    }));
-                }
-            }
-            for row in change.change.images() {
-                row_keys(
-                    &mapping.target,
-                    |column| mapping.value(row, column),
-                    weights,
-                    |key| {
-                        claims.push(Claim {
-                            transaction: number,
-                            change: index,
-                            key,
-                            seen,
-                        });
-                    },
-                );
-            }
-        }
-    }
-    claims
 }

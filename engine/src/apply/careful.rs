@@ -16,11 +16,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::applier::{Applier, Attempt};
+use super::encode::encode;
 use super::execute::{Failure, execute};
 use super::foreign_key;
 use super::locking::{Locking, Named};
 use super::mapping::Mapping;
-use crate::conflict::claim::RowWrite;
+use crate::conflict::claim::{ChangeKeys, RowWrite};
 use crate::conflict::collation::Weights;
 use crate::conflict::family::Related;
 use crate::conflict::history::{self, Unkept};
@@ -29,7 +30,7 @@ use crate::conflict::kept;
 use crate::conflict::key::{KeyHash, image_keys};
 use crate::error::{Error, Result};
 use crate::failpoint::{self, Failpoint};
-use crate::group::{coalesced, one_by_one};
+use crate::group::{Mapped, coalesced};
 use crate::position::LogPos;
 use crate::row::{Row, RowChange};
 use crate::transaction::Local;
@@ -58,6 +59,7 @@ pub(super) struct Weighed<'t> {
     pub(super) transaction: &'t Local,
     pub(super) mapping: &'t Arc<Mapping>,
     pub(super) change: &'t RowChange,
+    keys: ChangeKeys,
     pub(super) writes: Vec<RowWrite>,
     /// Of each write: the keys by which it meets writes of other tables; see [`crate::conflict::family`].
     pub(super) related: Vec<Related>,
@@ -79,10 +81,8 @@ pub(super) struct Settled {
 impl Weighed<'_> {
     /// Every key by which it meets local writes, each with whether it is of a row that is merged.
     pub(super) fn keys(&self) -> impl Iterator<Item = (KeyHash, bool)> {
-        let target = &self.mapping.target;
         let merges = self.mapping.rule.merges();
-        let whole = [target.name.as_str(), ""];
-        let whole = whole.map(|table| KeyHash::whole_table(&target.database, table));
+        let whole = self.mapping.whole_table;
         let related = self.related.iter().flat_map(Related::keys);
         let own = self.writes.iter().flat_map(|write| {
             let left = write.left().iter().map(|(_, key)| *key);
@@ -104,13 +104,13 @@ impl Applier {
         let generation = self.catalog.generation();
         let mut mappings: Vec<Vec<Arc<Mapping>>> = Vec::with_capacity(transactions.len());
         for transaction in transactions.iter_mut() {
-            mappings.push(self.map(transaction).await?);
+            mappings.push(self.preparer.map(transaction).await?);
         }
         let transactions = &*transactions;
         let Some(last) = transactions.last() else {
             return Ok(Attempt::Applied);
         };
-        let weights = self.weigh_texts(transactions, &mappings).await?;
+        let weights = self.preparer.weigh_texts(transactions, &mappings).await?;
         let mut weighed = self.weigh(transactions, &mappings, &weights, scope)?;
         self.begin_carefully().await?;
         let marker = self.marker_behind(transactions, last);
@@ -120,8 +120,12 @@ impl Applier {
         if let Some(attempt) = attempt.await? {
             return Ok(attempt);
         }
-        let questions = foreign_key::questions(transactions, &mappings, self.target.flavor)?;
-        if let Some(orphan) = foreign_key::ask(&mut self.connection, questions).await? {
+        let questions = foreign_key::questions(
+            transactions,
+            mappings.iter().map(|mappings| &mappings[..]),
+            self.target.flavor,
+        )?;
+        if let Some(orphan) = foreign_key::ask(&mut self.connection, &questions).await? {
             return Ok(Attempt::Unfit(orphan));
         }
         if weighed.iter().any(|change| !change.contended) {
@@ -219,11 +223,14 @@ impl Applier {
             }
             let behind = weighed[index..].iter().position(|change| change.contended);
             let end = behind.map_or(weighed.len(), |length| index + length);
-            let changes = || weighed[index..end].iter().map(|w| (w.mapping, w.change));
-            let steps = coalesced(changes()).unwrap_or_else(|| one_by_one(changes()));
-            let flavor = self.target.flavor;
+            let steps = coalesced(weighed[index..end].iter().map(|weighed| Mapped {
+                mapping: weighed.mapping,
+                change: weighed.change,
+                keys: &weighed.keys,
+            }));
+            let statements = encode(&steps, self.target.flavor)?;
             let checks = &mut self.foreign_key_checks;
-            match execute(&mut self.connection, flavor, &steps, checks).await {
+            match execute(&mut self.connection, None, &statements, checks).await {
                 Ok(()) => {}
                 Err(Failure::Error(error)) => return Err(error),
                 Err(failure) => return Ok(Some(Attempt::Unfit(failure))),
@@ -252,7 +259,8 @@ impl Applier {
                         weights,
                     )
                 };
-                let writes: Vec<RowWrite> = RowWrite::of(change, keys).collect();
+                let keys = ChangeKeys::of(change, keys);
+                let writes: Vec<RowWrite> = keys.clone().writes().collect();
                 let (before, after) = (change.before(), change.after());
                 let related = writes.iter().map(|write| {
                     mapping.family.meets(
@@ -267,6 +275,7 @@ impl Applier {
                     transaction,
                     mapping,
                     change,
+                    keys,
                     related,
                     writes,
                     number,
@@ -283,15 +292,13 @@ impl Applier {
     /// Whether a key that the change claims or leaves was claimed here, unseen by its origin.
     fn meets(&self, change: &Weighed<'_>) -> Result<bool> {
         let seen = change.transaction.seen.position;
-        let target = &change.mapping.target;
         // A row with a history: every write of it must go in.
         let seen_rows = if change.mapping.rule.merges() {
             LogPos::default()
         } else {
             seen
         };
-        for table in [target.name.as_str(), ""] {
-            let key = KeyHash::whole_table(&target.database, table);
+        for key in change.mapping.whole_table {
             if let Some(local) = self.window.concurrent_write(key, seen) {
                 return Err(self.rows_meet_definition(change, local.position));
             }

@@ -23,7 +23,8 @@ impl Applier {
     /// Runs a DDL transaction, and the rows of a `CREATE TABLE .. SELECT` behind it.
     pub(super) async fn apply_definition(&mut self, transaction: &mut Local) -> Result<()> {
         self.define(transaction).await?;
-        self.apply_rows(std::slice::from_mut(transaction)).await
+        self.apply_rows(std::slice::from_mut(transaction), None)
+            .await
     }
 
     /// Runs the DDL of a transaction. The marker says so once its rows are applied.

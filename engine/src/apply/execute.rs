@@ -1,19 +1,14 @@
-//! Runs the steps of a plan and holds each statement to the row count that it must have.
+//! Runs the statements of a plan and holds each to the row count that it must have.
 
+use super::encode::Statement;
 use super::mapping::Mapping;
-use super::statement::StatementWriter;
 use crate::connection::NodeConnection;
-use crate::decode::event::Flavor;
 use crate::error::{Error, Result};
-use crate::group::Step;
-use crate::row::Row;
 use crate::transaction::ForeignKeyMode;
 
-/// Bytes after which a multi-row statement is sent and another begun: large enough to spread the
-/// cost of a round trip, small enough for every `max_allowed_packet`.
-const STATEMENT_BYTES: usize = 512 * 1024;
-/// Rows likewise: the servers' parse trees grow with them.
-const STATEMENT_ROWS: usize = 1000;
+/// Bytes of statements that are sent together, if there is more than one: a round trip for each
+/// small statement would cost more than the statement. Small enough for every `max_allowed_packet`.
+const PACKET_BYTES: usize = 256 * 1024;
 
 /// Why a plan did not go through as expected.
 #[derive(Debug)]
@@ -43,6 +38,8 @@ pub enum Failure {
         /// The parent's table.
         parent: String,
     },
+    /// The marker row is not as it was read.
+    MarkerMoved,
     /// Anything that the rows are not to blame for.
     Error(Error),
 }
@@ -53,134 +50,111 @@ impl From<Error> for Failure {
     }
 }
 
-/// Runs the steps in order within the open transaction. `checks` is the session's
-/// `foreign_key_checks`, which is changed where a table has foreign keys.
+/// Runs the statements in order within the open transaction, many to a round trip: each packet's
+/// are run until one fails. `marker` moves the marker row, and is the first. `checks` is the
+/// session's `foreign_key_checks`, which is changed where a table has foreign keys.
 ///
 /// # Errors
 /// [`Failure`]; the transaction must then be rolled back.
-pub async fn execute(
+pub(super) async fn execute(
     connection: &mut NodeConnection,
-    flavor: Flavor,
-    steps: &[Step<'_>],
+    marker: Option<&str>,
+    statements: &[Statement],
     checks: &mut bool,
 ) -> Result<(), Failure> {
-    for step in steps {
-        let mapping = step.mapping();
-        mind_foreign_keys(connection, mapping, mapping.foreign_keys, checks).await?;
-        match step {
-            Step::Insert(mapping, rows) => {
-                let writer = StatementWriter::new(mapping, flavor);
-                let form = Form {
-                    action: "insert",
-                    head: writer.insert_head(),
-                    tail: Vec::new(),
-                    found_per_row: 1,
-                };
-                many(connection, mapping, form, rows, |out, row, first| {
-                    writer.push_row(out, row, first)
-                })
-                .await?;
+    let mut packet = Packet::default();
+    let mut planned = *checks;
+    if let Some(sql) = marker {
+        packet.push(sql.as_bytes(), Part::Marker);
+    }
+    for statement in statements {
+        let mapping = &statement.mapping;
+        if packet.sql.len() + statement.sql.len() > PACKET_BYTES {
+            packet.send(connection, checks).await?;
+        }
+        if let Some((sql, wanted)) = foreign_key_setting(mapping, mapping.foreign_keys, planned) {
+            packet.push(sql.as_bytes(), Part::Setting(wanted));
+            planned = wanted;
+        }
+        packet.push(&statement.sql, Part::Rows(statement));
+    }
+    packet.send(connection, checks).await
+}
+
+/// Statements that are sent together.
+#[derive(Default)]
+struct Packet<'s> {
+    sql: Vec<u8>,
+    parts: Vec<Part<'s>>,
+}
+
+#[derive(Clone, Copy)]
+enum Part<'s> {
+    Marker,
+    /// Of `foreign_key_checks`.
+    Setting(bool),
+    Rows(&'s Statement),
+}
+
+impl<'s> Packet<'s> {
+    fn push(&mut self, sql: &[u8], part: Part<'s>) {
+        if !self.parts.is_empty() {
+            self.sql.push(b';');
+        }
+        self.sql.extend_from_slice(sql);
+        self.parts.push(part);
+    }
+
+    async fn send(
+        &mut self,
+        connection: &mut NodeConnection,
+        checks: &mut bool,
+    ) -> Result<(), Failure> {
+        if self.parts.is_empty() {
+            return Ok(());
+        }
+        let (found, error) = connection
+            .execute_together(&self.sql, self.parts.len())
+            .await;
+        // A setting stays, whatever becomes of the transaction.
+        for part in &self.parts[..found.len()] {
+            if let Part::Setting(wanted) = part {
+                *checks = *wanted;
             }
-            Step::Upsert(mapping, rows) => {
-                let writer = StatementWriter::new(mapping, flavor);
-                if !writer.has_payload() {
-                    continue;
+        }
+        for (part, found) in self.parts.iter().zip(&found) {
+            match part {
+                Part::Setting(_) => {}
+                Part::Marker if *found == 1 => {}
+                Part::Marker => return Err(Failure::MarkerMoved),
+                Part::Rows(statement) if *found == statement.expected => {}
+                Part::Rows(statement) => {
+                    return Err(Failure::Missing {
+                        table: statement.mapping.target.to_string(),
+                        action: statement.action,
+                    });
                 }
-                let form = Form {
-                    action: "update",
-                    head: writer.insert_head(),
-                    tail: writer.upsert_tail(),
-                    found_per_row: 2,
-                };
-                many(connection, mapping, form, rows, |out, row, first| {
-                    writer.push_row(out, row, first)
-                })
-                .await?;
-            }
-            Step::Delete(mapping, rows) => {
-                let writer = StatementWriter::new(mapping, flavor);
-                let form = Form {
-                    action: "delete",
-                    head: writer.delete_head(),
-                    tail: writer.delete_tail().to_vec(),
-                    found_per_row: 1,
-                };
-                many(connection, mapping, form, rows, |out, row, first| {
-                    writer.push_key(out, row, first)
-                })
-                .await?;
-            }
-            Step::Update(mapping, before, after) => {
-                let sql = StatementWriter::new(mapping, flavor).update(before, after)?;
-                send(connection, mapping, &sql, "update", 1).await?;
             }
         }
-    }
-    Ok(())
-}
-
-struct Form {
-    action: &'static str,
-    head: Vec<u8>,
-    tail: Vec<u8>,
-    found_per_row: u64,
-}
-
-async fn many(
-    connection: &mut NodeConnection,
-    mapping: &Mapping,
-    form: Form,
-    rows: &[&Row],
-    push: impl Fn(&mut Vec<u8>, &Row, bool) -> Result<()>,
-) -> Result<(), Failure> {
-    let mut sql = form.head.clone();
-    let mut count = 0;
-    for row in rows {
-        push(&mut sql, row, count == 0)?;
-        count += 1;
-        if sql.len() >= STATEMENT_BYTES || count >= STATEMENT_ROWS {
-            sql.extend_from_slice(&form.tail);
-            send(
-                connection,
-                mapping,
-                &sql,
-                form.action,
-                count as u64 * form.found_per_row,
-            )
-            .await?;
-            sql.clear();
-            sql.extend_from_slice(&form.head);
-            count = 0;
+        if let Some(error) = error {
+            let node = connection.node();
+            return Err(match self.parts.get(found.len()) {
+                Some(Part::Rows(statement)) => {
+                    classify(node, &statement.mapping, statement.action, error)
+                }
+                Some(Part::Setting(_)) => Failure::Error(Error::from_driver(
+                    node,
+                    "setting foreign_key_checks",
+                    error,
+                )),
+                Some(Part::Marker) | None => {
+                    Failure::Error(Error::from_driver(node, "moving the marker", error))
+                }
+            });
         }
-    }
-    if count > 0 {
-        sql.extend_from_slice(&form.tail);
-        send(
-            connection,
-            mapping,
-            &sql,
-            form.action,
-            count as u64 * form.found_per_row,
-        )
-        .await?;
-    }
-    Ok(())
-}
-
-async fn send(
-    connection: &mut NodeConnection,
-    mapping: &Mapping,
-    sql: &[u8],
-    action: &'static str,
-    expected: u64,
-) -> Result<(), Failure> {
-    match connection.try_execute(sql).await {
-        Ok(found) if found == expected => Ok(()),
-        Ok(_) => Err(Failure::Missing {
-            table: mapping.target.to_string(),
-            action,
-        }),
-        Err(error) => Err(classify(connection.node(), mapping, action, error)),
+        self.sql.clear();
+        self.parts.clear();
+        Ok(())
     }
 }
 
@@ -197,32 +171,31 @@ pub(super) async fn one(
     action: &'static str,
     checks: &mut bool,
 ) -> Result<u64, Failure> {
-    mind_foreign_keys(connection, mapping, mode, checks).await?;
+    if let Some((sql, wanted)) = foreign_key_setting(mapping, mode, *checks) {
+        connection
+            .execute(sql, "setting foreign_key_checks")
+            .await?;
+        *checks = wanted;
+    }
     connection
         .try_execute(sql)
         .await
         .map_err(|error| classify(connection.node(), mapping, action, error))
 }
 
-/// Sets the session's `foreign_key_checks` as the mapping's rows were written.
-async fn mind_foreign_keys(
-    connection: &mut NodeConnection,
+/// The statement that sets the session's `foreign_key_checks` as the mapping's rows were written,
+/// where they are not so already; and what they are then.
+fn foreign_key_setting(
     mapping: &Mapping,
     mode: ForeignKeyMode,
-    checks: &mut bool,
-) -> Result<()> {
-    if !mapping.target.in_foreign_keys() {
-        return Ok(());
-    }
+    checks: bool,
+) -> Option<(String, bool)> {
     let wanted = mode == ForeignKeyMode::Engine;
-    if *checks != wanted {
-        let sql = format!("SET SESSION foreign_key_checks = {}", u8::from(wanted));
-        connection
-            .execute(sql, "setting foreign_key_checks")
-            .await?;
-        *checks = wanted;
+    if !mapping.target.in_foreign_keys() || checks == wanted {
+        return None;
     }
-    Ok(())
+    let sql = format!("SET SESSION foreign_key_checks = {}", u8::from(wanted));
+    Some((sql, wanted))
 }
 
 fn classify(node: &str, mapping: &Mapping, action: &str, error: mysql_async::Error) -> Failure {

@@ -44,9 +44,9 @@ struct Asked<'b> {
 ///
 /// # Errors
 /// [`Error::Schema`] where a row does not have the columns of a foreign key.
-pub(super) fn questions(
-    transactions: &[Local],
-    mappings: &[Vec<Arc<Mapping>>],
+pub(super) fn questions<'b>(
+    transactions: &'b [Local],
+    mappings: impl Iterator<Item = &'b [Arc<Mapping>]>,
     flavor: Flavor,
 ) -> Result<Vec<Question>> {
     let mut asked: Vec<Asked<'_>> = Vec::new();
@@ -142,14 +142,14 @@ pub(super) fn questions(
 /// The connection's.
 pub(super) async fn ask(
     connection: &mut NodeConnection,
-    questions: Vec<Question>,
+    questions: &[Question],
 ) -> Result<Option<Failure>> {
     for question in questions {
         let orphans = connection
             .count(&question.sql, "looking for child rows without a parent")
             .await?;
         if orphans > 0 {
-            let (table, constraint, parent) = question.orphan;
+            let (table, constraint, parent) = question.orphan.clone();
             return Ok(Some(Failure::Orphan {
                 table,
                 constraint,

@@ -7,17 +7,14 @@
 //! concurrent writes, all is rolled back and goes the careful way, part by part again: the locks of the
 //! parts before are held until the commit.
 
-use std::sync::Arc;
-
-use super::applier::{Applier, Attempt, Way, claims};
+use super::applier::{Applier, Attempt, Way};
 use super::careful::Settled;
 use super::execute::{Failure, execute};
 use super::foreign_key;
-use super::mapping::Mapping;
-use crate::conflict::detect::{Meeting, first_meeting};
+use super::prepare::meeting;
+use crate::conflict::detect::Meeting;
 use crate::error::{Error, Result};
 use crate::failpoint::{self, Failpoint};
-use crate::group::{coalesced, one_by_one};
 use crate::position::LogPos;
 use crate::spill::{Keys, Room};
 use crate::transaction::{Huge, Local};
@@ -118,18 +115,15 @@ impl Applier {
         self.write_marker(&marker).await?;
         let mut keys = Keys::new(&Room::of(&self.config, &self.target.node));
         let mut settled = Settled::default();
-        let mut foreign_keys = false;
         let mut parts = huge.parts();
         while let Some(mut part) = parts.next_part()? {
-            let mappings = self.map(&mut part).await?;
-            foreign_keys |= mappings.iter().any(|of| of.target.in_foreign_keys());
             let attempt = match way {
-                Way::Merged => self.write_part(&part, mappings, true, &mut keys).await?,
-                Way::OneByOne => self.write_part(&part, mappings, false, &mut keys).await?,
+                Way::Merged => self.write_part(&mut part, true, &mut keys).await?,
+                Way::OneByOne => self.write_part(&mut part, false, &mut keys).await?,
                 Way::Careful(scope) => {
+                    let mappings = [self.preparer.map(&mut part).await?];
                     let part = std::slice::from_ref(&part);
-                    let mappings = [mappings];
-                    let weights = self.weigh_texts(part, &mappings).await?;
+                    let weights = self.preparer.weigh_texts(part, &mappings).await?;
                     let mut weighed = self.weigh(part, &mappings, &weights, scope)?;
                     let attempt = self.settle_all(&mut weighed, generation, &mut settled);
                     let attempt = attempt.await?;
@@ -144,7 +138,7 @@ impl Applier {
                 return Ok(attempt);
             }
         }
-        if foreign_keys && let Some(orphan) = self.ask_parts(huge).await? {
+        if let Some(orphan) = self.ask_parts(huge).await? {
             return Ok(Attempt::Unfit(orphan));
         }
         let kept = self.write_down(&mut settled).await?;
@@ -170,32 +164,23 @@ impl Applier {
     /// Writes a part of which no key was met.
     async fn write_part(
         &mut self,
-        part: &Local,
-        mappings: Vec<Arc<Mapping>>,
+        part: &mut Local,
         merge: bool,
         keys: &mut Keys,
     ) -> Result<Option<Attempt>> {
-        let mappings = [mappings];
-        let of_part = std::slice::from_ref(part);
-        let weights = self.weigh_texts(of_part, &mappings).await?;
-        let claims = claims(of_part, &mappings, &weights);
-        if let Some(meeting) = first_meeting(&claims, &self.window) {
+        let of_part = std::slice::from_mut(part);
+        let prepared = self.preparer.prepare(of_part).await?.transactions;
+        if let Some(meeting) = meeting(&prepared, &self.window) {
             return Ok(Some(Attempt::Met(meeting)));
         }
         // Of a row that is merged every local write counts: its claim has seen nothing.
-        let seen = part.seen.position;
-        let claims = claims.iter().map(|claim| (claim.key, claim.seen != seen));
-        keys.extend(claims)?;
-        let changes = || {
-            mappings[0]
-                .iter()
-                .zip(part.changes.iter().map(|of| &of.change))
-        };
-        let steps = if merge { coalesced(changes()) } else { None };
-        let steps = steps.unwrap_or_else(|| one_by_one(changes()));
-        let flavor = self.target.flavor;
+        let seen = of_part[0].seen.position;
+        let claims = prepared.iter().flat_map(|prepared| &prepared.claims);
+        keys.extend(claims.map(|claim| (claim.key, claim.seen != seen)))?;
+        // What is asked of foreign keys waits until all parts are written.
+        let written = self.preparer.write(of_part, &prepared, merge)?;
         let checks = &mut self.foreign_key_checks;
-        match execute(&mut self.connection, flavor, &steps, checks).await {
+        match execute(&mut self.connection, None, &written.statements, checks).await {
             Ok(()) => Ok(None),
             Err(Failure::Error(error)) => Err(error),
             Err(failure) => Ok(Some(Attempt::Unfit(failure))),
@@ -206,10 +191,11 @@ impl Applier {
     async fn ask_parts(&mut self, huge: &Huge) -> Result<Option<Failure>> {
         let mut parts = huge.parts();
         while let Some(mut part) = parts.next_part()? {
-            let mappings = [self.map(&mut part).await?];
+            let mappings = self.preparer.map(&mut part).await?;
             let of_part = std::slice::from_ref(&part);
-            let questions = foreign_key::questions(of_part, &mappings, self.target.flavor)?;
-            let orphan = foreign_key::ask(&mut self.connection, questions).await?;
+            let mappings = std::iter::once(&mappings[..]);
+            let questions = foreign_key::questions(of_part, mappings, self.target.flavor)?;
+            let orphan = foreign_key::ask(&mut self.connection, &questions).await?;
             if orphan.is_some() {
                 return Ok(orphan);
             }

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::conflict::collation::needs_weights;
+use crate::conflict::collation::{needs_weights, row_key_is_plain};
 use crate::conflict::family::Family;
+use crate::conflict::key::KeyHash;
 use crate::conflict::rules::TableRule;
 use crate::error::{Error, Result};
 use crate::row::{ColumnKind, Row, RowChange, SourceTable, Value};
@@ -104,6 +105,14 @@ pub struct Mapping {
     reread: Vec<(usize, usize)>,
     /// Whether its keys hold texts that the server has to weigh.
     pub weighs_texts: bool,
+    /// Whether texts in its row key, if any, are told apart by their bytes.
+    pub row_key_is_plain: bool,
+    /// Image columns by which its rows refer to others.
+    refers_by: Vec<usize>,
+    /// Image columns by which others refer to its rows.
+    referred_by: Vec<usize>,
+    /// The keys that stand for all rows of the table, and of its database.
+    pub whole_table: [KeyHash; 2],
     /// The foreign keys around the table.
     pub family: Family,
     /// How the table's conflicts are settled.
@@ -203,8 +212,23 @@ impl Mapping {
             .iter()
             .position(|column| column.auto_increment)
             .and_then(|column| image_of[column]);
+        let image_columns = |names: &mut dyn Iterator<Item = &String>| {
+            let columns = names.filter_map(|name| image_of[target.column(name)?]);
+            columns.collect::<Vec<usize>>()
+        };
+        let parents = target.parents.iter().flat_map(|key| &key.columns);
+        let refers_by = image_columns(&mut parents.map(|(child, _)| child));
+        let children = target.children.iter().flat_map(|key| &key.columns);
+        let referred_by = image_columns(&mut children.map(|(_, parent)| parent));
         let weighs_texts = needs_weights(&target);
+        let row_key_is_plain = row_key_is_plain(&target);
+        let whole_table =
+            [target.name.as_str(), ""].map(|table| KeyHash::whole_table(&target.database, table));
         Ok(Self {
+            whole_table,
+            row_key_is_plain,
+            refers_by,
+            referred_by,
             source,
             target,
             written,
@@ -261,13 +285,18 @@ impl Mapping {
             .all(|(index, _)| before.get(*index) == after.get(*index))
     }
 
-    /// Whether rows of this table may be merged per key and reordered among tables: no unique key
-    /// beside the row key through which rows could swap, no foreign key whose order matters.
+    /// Whether both images refer to the same rows of other tables.
     #[must_use]
-    pub fn is_simple(&self) -> bool {
-        self.target.unique_keys.is_empty()
-            && !self.target.has_opaque_unique_key
-            && !self.target.in_foreign_keys()
+    pub fn refers_alike(&self, one: &Row, other: &Row) -> bool {
+        let mut columns = self.refers_by.iter();
+        columns.all(|index| one.get(*index) == other.get(*index))
+    }
+
+    /// Whether rows of other tables may refer to both images alike.
+    #[must_use]
+    pub fn same_for_children(&self, one: &Row, other: &Row) -> bool {
+        let mut columns = self.referred_by.iter();
+        columns.all(|index| one.get(*index) == other.get(*index))
     }
 
     /// Reads numbers as unsigned where only the target's schema says that they are.

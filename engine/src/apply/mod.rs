@@ -3,13 +3,17 @@
 pub mod applier;
 mod careful;
 mod definition;
+pub mod encode;
 pub mod execute;
+mod explain;
 mod foreign_key;
+mod guard;
 mod huge;
 pub(crate) mod image;
 pub mod literal;
 mod locking;
 pub mod mapping;
+pub mod prepare;
 pub mod session;
 mod settle;
 pub mod statement;

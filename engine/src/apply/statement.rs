@@ -54,8 +54,8 @@ impl<'m> StatementWriter<'m> {
         Ok(())
     }
 
-    /// Tail that makes the INSERT an upsert on the row key: right only where no other unique key
-    /// can collide ([`Mapping::is_simple`]). Key columns are assigned too, lest `ON UPDATE
+    /// Tail that makes the INSERT an upsert on the row key: right only where no other unique key can
+    /// collide, or the row is known to be there ([`crate::group::Step::Upsert`]). Key columns are assigned too, lest `ON UPDATE
     /// CURRENT_TIMESTAMP` of one of them does.
     #[must_use]
     pub fn upsert_tail(&self) -> Vec<u8> {
@@ -89,11 +89,15 @@ impl<'m> StatementWriter<'m> {
     #[must_use]
     pub fn delete_head(&self) -> Vec<u8> {
         let mut head = format!("DELETE FROM {} WHERE ", self.table());
+        self.push_key_head(&mut head);
+        head.into_bytes()
+    }
+
+    fn push_key_head(&self, head: &mut String) {
         if let [(_, target)] = self.mapping.row_key[..] {
             head.push_str(&quote_identifier(&self.mapping.target.columns[target].name));
             head.push_str(" IN (");
         }
-        head.into_bytes()
     }
 
     /// Appends the row key of a row to a DELETE.
@@ -112,6 +116,21 @@ impl<'m> StatementWriter<'m> {
         self.push_key_condition(out, row)?;
         out.push(b')');
         Ok(())
+    }
+
+    /// Head of a query that locks rows and counts them; row keys follow through [`Self::push_key`],
+    /// then [`Self::lock_tail`].
+    #[must_use]
+    pub fn lock_head(&self) -> Vec<u8> {
+        let mut head = format!("SELECT COUNT(*) FROM {} WHERE ", self.table());
+        self.push_key_head(&mut head);
+        head.into_bytes()
+    }
+
+    /// End of a query that locks rows.
+    #[must_use]
+    pub fn lock_tail(&self) -> Vec<u8> {
+        [self.delete_tail(), b" FOR UPDATE"].concat()
     }
 
     /// End of a DELETE.

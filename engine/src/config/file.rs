@@ -37,6 +37,8 @@ const REPLICATION: &[&str] = &[
     "drift",
     "group_transactions",
     "group_rows",
+    "group_bytes",
+    "group_time",
     "queue_bytes",
     "window_bytes",
 ];
@@ -253,8 +255,14 @@ fn replication<'a>(
         databases,
         ddl,
         drift,
-        group_transactions: section.number("group_transactions", 200, 1..=100_000)?,
-        group_rows: section.number("group_rows", 4000, 1..=1_000_000)?,
+        group_transactions: section.number("group_transactions", 5000, 1..=100_000)?,
+        group_rows: section.number("group_rows", 20_000, 1..=1_000_000)?,
+        group_bytes: section.size(
+            "group_bytes",
+            (16 * MIB).min(engine.memory / 32),
+            MIB..=1024 * MIB,
+        )?,
+        group_time: section.duration("group_time", 250 * MILLISECOND, MILLISECOND..=60 * SECOND)?,
         window_bytes: part("window_bytes")?,
         queue_bytes: part("queue_bytes")?,
     })

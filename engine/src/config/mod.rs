@@ -189,6 +189,10 @@ pub struct ReplicationConfig {
     pub group_transactions: usize,
     /// Most row changes in one commit at the target.
     pub group_rows: usize,
+    /// Most memory that the transactions of one commit may take, in bytes.
+    pub group_bytes: usize,
+    /// How long one commit's rows should be locked at the target: groups grow and shrink with it.
+    pub group_time: Duration,
     /// Most bytes that transactions between source and apply may take.
     pub queue_bytes: usize,
     /// Memory for what local clients wrote and the peer has not yet; the rest goes to the disk.

@@ -51,8 +51,10 @@ fn a_short_file_gets_the_defaults() {
     );
     assert_eq!(config.engine.shutdown_timeout, Duration::from_secs(30));
     assert_eq!(config.replication.ddl, DdlPolicy::Replicate);
-    assert_eq!(config.replication.group_transactions, 200);
-    assert_eq!(config.replication.group_rows, 4000);
+    assert_eq!(config.replication.group_transactions, 5000);
+    assert_eq!(config.replication.group_rows, 20_000);
+    assert_eq!(config.replication.group_bytes, 16 << 20);
+    assert_eq!(config.replication.group_time, Duration::from_millis(250));
     assert_eq!(config.replication.queue_bytes, 64 << 20);
     assert_eq!(config.nodes.len(), 2);
     assert_eq!(config.nodes[0].address(), "10.0.0.1:3306");
@@ -79,6 +81,8 @@ memory = "4GiB"
 ddl = "halt"
 group_transactions = 1_000
 group_rows = 10
+group_bytes = "2MiB"
+group_time = "50ms"
 queue_bytes = "1GiB""#,
     );
     let config = parse(&text).unwrap();
@@ -89,6 +93,8 @@ queue_bytes = "1GiB""#,
     assert_eq!(config.replication.ddl, DdlPolicy::Halt);
     assert_eq!(config.replication.group_transactions, 1000);
     assert_eq!(config.replication.group_rows, 10);
+    assert_eq!(config.replication.group_bytes, 2 << 20);
+    assert_eq!(config.replication.group_time, Duration::from_millis(50));
     assert_eq!(config.replication.queue_bytes, 1 << 30);
     assert_eq!(config.engine.memory, 4 << 30);
 }
@@ -167,6 +173,8 @@ fn wrong_types_and_limits() {
         ("group_transactions = 0", "between 1 and 100000"),
         ("group_rows = -5", "between 1 and 1000000"),
         ("group_rows = \"5\"", "not a whole number"),
+        ("group_bytes = \"1KiB\"", "between 1MiB and 1GiB"),
+        ("group_time = \"2m\"", "between 1ms and 1m"),
         ("queue_bytes = \"1KiB\"", "between 1MiB and 64GiB"),
         ("queue_bytes = \"lots\"", "not a size"),
         ("ddl = \"maybe\"", "\"replicate\""),

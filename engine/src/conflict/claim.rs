@@ -17,6 +17,51 @@ pub struct ImageKeys {
     pub unique: Vec<(usize, KeyHash)>,
 }
 
+/// The keys of a change's images.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ChangeKeys {
+    /// Of the row before, where there was one.
+    pub before: Option<ImageKeys>,
+    /// Of the row after, where there is one.
+    pub after: Option<ImageKeys>,
+}
+
+impl ChangeKeys {
+    /// Of a change; `keys` gives those of an image.
+    pub fn of(change: &RowChange, keys: impl Fn(&Row) -> ImageKeys) -> Self {
+        Self {
+            before: change.before().map(&keys),
+            after: change.after().map(keys),
+        }
+    }
+
+    /// Of its images, the one before first.
+    pub fn images(&self) -> impl Iterator<Item = &ImageKeys> {
+        self.before.iter().chain(&self.after)
+    }
+
+    /// The one or two writes that the change is, in their order.
+    pub fn writes(self) -> std::iter::Flatten<std::array::IntoIter<Option<RowWrite>, 2>> {
+        let writes = match (self.before, self.after) {
+            (None, Some(after)) => [Some(RowWrite::Insert { after }), None],
+            (Some(before), None) => [Some(RowWrite::Delete { before }), None],
+            (Some(before), Some(after)) => {
+                if before.row == after.row {
+                    let left = before.unique;
+                    [Some(RowWrite::Update { after, left }), None]
+                } else {
+                    [
+                        Some(RowWrite::Delete { before }),
+                        Some(RowWrite::Insert { after }),
+                    ]
+                }
+            }
+            (None, None) => [None, None],
+        };
+        writes.into_iter().flatten()
+    }
+}
+
 /// How a key was claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ClaimKind {
@@ -54,28 +99,7 @@ impl RowWrite {
         change: &RowChange,
         keys: impl Fn(&Row) -> ImageKeys,
     ) -> std::iter::Flatten<std::array::IntoIter<Option<RowWrite>, 2>> {
-        let writes = match change {
-            RowChange::Insert { after } => [Some(RowWrite::Insert { after: keys(after) }), None],
-            RowChange::Delete { before } => [
-                Some(RowWrite::Delete {
-                    before: keys(before),
-                }),
-                None,
-            ],
-            RowChange::Update { before, after } => {
-                let (before, after) = (keys(before), keys(after));
-                if before.row == after.row {
-                    let left = before.unique;
-                    [Some(RowWrite::Update { after, left }), None]
-                } else {
-                    [
-                        Some(RowWrite::Delete { before }),
-                        Some(RowWrite::Insert { after }),
-                    ]
-                }
-            }
-        };
-        writes.into_iter().flatten()
+        ChangeKeys::of(change, keys).writes()
     }
 
     /// The row key that is written.

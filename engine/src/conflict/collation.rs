@@ -106,6 +106,16 @@ pub fn needs_weights(schema: &TableSchema) -> bool {
         })
 }
 
+/// Whether the texts of a table's row key, if any, are told apart by their bytes.
+#[must_use]
+pub fn row_key_is_plain(schema: &TableSchema) -> bool {
+    let mut columns = schema
+        .row_key
+        .iter()
+        .map(|index| schema.columns.get(*index));
+    columns.all(|column| column.is_some_and(|column| form(column, None) == Form::Bytes(None)))
+}
+
 /// The weights of some texts, as 128 bits each.
 #[derive(Debug, Default)]
 pub struct Weights(HashMap<u128, u128>);

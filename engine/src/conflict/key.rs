@@ -1,8 +1,9 @@
 //! Keys that a row claims, as hashes: its row key and each value of its unique keys.
 
-use std::hash::{Hash, Hasher};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use super::claim::ImageKeys;
 use super::collation::{self, Form, Weights};
@@ -12,9 +13,47 @@ use crate::schema::{ColumnSchema, TableSchema};
 /// A key of a table: 128 bits over table, index and values, so that a collision need not be
 /// reckoned with (2^-64 at four billion keys in the window).
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
 )]
 pub struct KeyHash(u128);
+
+impl Hash for KeyHash {
+    /// The bits are spread already.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.0 as u64);
+    }
+}
+
+/// A map by keys, which are hashes by themselves.
+pub type KeyMap<V> = HashMap<KeyHash, V, BuildHasherDefault<Spread>>;
+
+/// Takes a [`KeyHash`] as it is.
+#[derive(Debug, Default)]
+pub struct Spread(u64);
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = xxhash_rust::xxh3::xxh3_64_with_seed(bytes, self.0);
+    }
+    fn write_u64(&mut self, bits: u64) {
+        self.0 = bits;
+    }
+}
+
+/// Room for the bytes of most keys.
+const KEY_BYTES: usize = 96;
 
 /// A table, as a hash of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -155,37 +194,37 @@ fn hash_key<'v>(
     value: &impl Fn(usize) -> Option<&'v Value>,
     weights: Option<&Weights>,
 ) -> Option<KeyHash> {
-    let mut hasher = Xxh3::new();
-    hasher.update(&table.0.to_le_bytes());
+    let mut bytes = Vec::with_capacity(KEY_BYTES);
+    bytes.extend_from_slice(&table.0.to_le_bytes());
     let mut empty = true;
     for (index, prefix) in columns {
         empty = false;
         let column = schema.columns.get(index)?;
-        for byte in column.name.bytes() {
-            hasher.update(&[byte.to_ascii_lowercase()]);
-        }
-        hasher.update(&[0]);
+        let name = bytes.len();
+        bytes.extend_from_slice(column.name.as_bytes());
+        bytes[name..].make_ascii_lowercase();
+        bytes.push(0);
         match value(index)? {
             // SQL's unique keys let NULLs stand beside each other.
             Value::Null => return None,
             // A log without metadata does not say that a column is unsigned; the schema does.
             Value::Int(number) if column.unsigned => {
-                hasher.update(&column.as_unsigned(*number).to_le_bytes());
+                bytes.extend_from_slice(&column.as_unsigned(*number).to_le_bytes());
             }
-            Value::Bytes(text) => hash_text(column, prefix, text, weights, &mut hasher),
-            value => hash_value(value, &mut hasher),
+            Value::Bytes(text) => push_text(column, prefix, text, weights, &mut bytes),
+            value => push_value(value, &mut bytes),
         }
     }
-    (!empty).then(|| KeyHash(hasher.digest128()))
+    (!empty).then(|| KeyHash(xxh3_128(&bytes)))
 }
 
-/// Hashes a text as its column compares it.
-fn hash_text(
+/// Adds a text as its column compares it.
+fn push_text(
     column: &ColumnSchema,
     prefix: Option<u32>,
     text: &[u8],
     weights: Option<&Weights>,
-    hasher: &mut Xxh3,
+    bytes: &mut Vec<u8>,
 ) {
     let form = match weights {
         Some(_) => collation::form(column, prefix),
@@ -196,7 +235,7 @@ fn hash_text(
             let weight = weights.and_then(|weights| weights.of(column, prefix, text));
             debug_assert!(weight.is_some(), "a text was not asked for");
             if let Some(weight) = weight {
-                hasher.update(&weight.to_le_bytes());
+                bytes.extend_from_slice(&weight.to_le_bytes());
                 return;
             }
             text
@@ -208,39 +247,28 @@ fn hash_text(
         Form::Bytes(Some(length)) => text.get(..length as usize).unwrap_or(text),
         Form::Bytes(None) => text,
     };
-    hasher.update(&(text.len() as u64).to_le_bytes());
-    hasher.update(text);
+    bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
+    bytes.extend_from_slice(text);
 }
 
-/// Hashes a value so that equal keys hash alike and neighbouring values cannot run together.
-fn hash_value(value: &Value, hasher: &mut Xxh3) {
+/// Adds a value so that equal keys are alike and neighbouring values cannot run together.
+fn push_value(value: &Value, bytes: &mut Vec<u8>) {
     match value {
-        Value::Int(number) => hasher.update(&number.to_le_bytes()),
+        Value::Int(number) => bytes.extend_from_slice(&number.to_le_bytes()),
         Value::UInt(number) | Value::Bit(number) | Value::Set(number) => {
-            hasher.update(&number.to_le_bytes());
+            bytes.extend_from_slice(&number.to_le_bytes());
         }
         Value::Decimal(digits) => {
-            hasher.update(&(digits.len() as u64).to_le_bytes());
-            hasher.update(digits.as_bytes());
+            bytes.extend_from_slice(&(digits.len() as u64).to_le_bytes());
+            bytes.extend_from_slice(digits.as_bytes());
         }
         // Negative zero equals zero as a key.
-        Value::Float(number) => hasher.update(&(number + 0.0).to_le_bytes()),
-        Value::Double(number) => hasher.update(&(number + 0.0).to_le_bytes()),
+        Value::Float(number) => bytes.extend_from_slice(&(number + 0.0).to_le_bytes()),
+        Value::Double(number) => bytes.extend_from_slice(&(number + 0.0).to_le_bytes()),
         other => {
             // Texts come another way. The temporal kinds, YEAR and ENUM; JSON cannot be a key.
-            let mut std_hasher = StdHasher(hasher);
-            format!("{other:?}").hash(&mut std_hasher);
+            bytes.extend_from_slice(format!("{other:?}").as_bytes());
+            bytes.push(0xff);
         }
-    }
-}
-
-struct StdHasher<'h>(&'h mut Xxh3);
-
-impl Hasher for StdHasher<'_> {
-    fn finish(&self) -> u64 {
-        self.0.digest()
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
     }
 }

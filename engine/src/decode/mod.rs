@@ -40,6 +40,8 @@ struct Mapped {
     table: Arc<SourceTable>,
     codecs: Arc<[Codec]>,
     wanted: bool,
+    /// Whether its rows say that an engine wrote the transaction.
+    is_marker: bool,
 }
 
 /// Turns one server's binlog events into [`Event`]s, in the log's order.
@@ -47,6 +49,9 @@ pub struct Decoder {
     flavor: Flavor,
     tables: HashMap<u64, Mapped>,
     filter: Option<TableFilter>,
+    marker: Option<TableFilter>,
+    /// A marker row stands in front, in the same transaction.
+    is_marked: bool,
 }
 
 impl std::fmt::Debug for Decoder {
@@ -70,6 +75,8 @@ impl Decoder {
             flavor,
             tables: HashMap::new(),
             filter: None,
+            marker: None,
+            is_marked: false,
         }
     }
 
@@ -78,6 +85,13 @@ impl Decoder {
     pub fn set_table_filter(&mut self, wanted: TableFilter) {
         self.tables.clear();
         self.filter = Some(wanted);
+    }
+
+    /// Leaves undecoded the rows that stand behind a row of such a table in the same transaction, but
+    /// for those of such tables.
+    pub fn set_marker(&mut self, is_marker: TableFilter) {
+        self.tables.clear();
+        self.marker = Some(is_marker);
     }
 
     /// Decodes one event. `body` is what follows the header, without the checksum.
@@ -93,6 +107,11 @@ impl Decoder {
         const IGNORABLE: u16 = 0x80;
         if let Some(form) = rows::form(header.event_type) {
             return self.rows(form, body);
+        }
+        // Behind anything but what belongs to rows (TABLE_MAP, ROWS_QUERY, ANNOTATE_ROWS) another
+        // transaction may begin.
+        if !matches!(header.event_type, 19 | 29 | 160) {
+            self.is_marked = false;
         }
         match (header.event_type, self.flavor) {
             (2, _) => statement::decode(self.flavor, header, body, |sql| Ok(sql.to_vec())),
@@ -211,6 +230,10 @@ impl Decoder {
             .filter
             .as_ref()
             .is_none_or(|filter| filter(database, name));
+        let is_marker = self
+            .marker
+            .as_ref()
+            .is_some_and(|is_marker| is_marker(database, name));
         let (table, codecs) = if wanted {
             table_map::decode(self.flavor, body)?
         } else {
@@ -228,6 +251,7 @@ impl Decoder {
             table: Arc::clone(&table),
             codecs: codecs.into(),
             wanted,
+            is_marker,
         };
         self.tables.insert(id, mapped);
         Ok(Event::TableMap(table))
@@ -241,11 +265,12 @@ impl Decoder {
             ));
         };
         let flags = rows::flags(body)?;
-        let changes = if mapped.wanted {
+        let changes = if mapped.wanted && (mapped.is_marker || !self.is_marked) {
             rows::decode(self.flavor, form, body, &mapped.table, &mapped.codecs)?
         } else {
             Vec::new()
         };
+        self.is_marked |= mapped.is_marker && !changes.is_empty();
         Ok(Event::Rows {
             table: Arc::clone(&mapped.table),
             flags,

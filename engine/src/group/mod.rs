@@ -3,6 +3,9 @@
 
 mod gather;
 mod plan;
+mod segment;
+#[cfg(test)]
+mod tests;
 
 pub use gather::{Batch, Gatherer, Item, Limits};
-pub use plan::{Step, coalesced, one_by_one};
+pub use plan::{Mapped, Step, coalesced, one_by_one};

@@ -1,18 +1,51 @@
-//! From row changes to few statements: changes of one key merged to their last image where that is
+//! From row changes to few statements: the changes of a row merged to its last image where that is
 //! provably the same, in the log's order where not.
 //!
-//! Merging is right for a table whose rows can only collide through the row key: no other unique key
-//! through which two rows could swap a value, no foreign key whose order matters
-//! ([`Mapping::is_simple`]). Since the whole batch becomes visible at once, only the last image of a
-//! row matters then, and deletes may go first. All other tables keep the log's order among
-//! themselves.
+//! The changes are cut into **segments**: runs of the log's order, one after the other. Within a
+//! segment a row goes from its first image to its last one in one step, rows share statements, and
+//! the order is deletes, changed rows, new rows (around foreign keys that the server minds: new rows,
+//! changed rows, deletes). A segment ends in front of a change with which that would not be the same:
+//!
+//! - a unique value would come to a row that another row of the segment has held, unless that one is
+//!   deleted by then and stays so, and deletes go first;
+//! - a unique value, or a reference to a parent, that a row took within the segment would be left
+//!   again, so that no image that is written has it;
+//! - a row that came in the segment would go again, in a table where that matters;
+//! - a parent's row goes or gets another key where the server cascades without a word in the log, and
+//!   whenever a row around such foreign keys gets another row key: this change goes by itself.
+//!
+//! Tables without foreign keys are cut each by itself, those with foreign keys together.
+//!
+//! # Why it comes to the same
+//!
+//! *Rows.* At both ends of a segment the target's table holds what the log's order makes of it. What
+//! lies between is one step for each row; rows do not depend on each other but through keys.
+//!
+//! *Unique keys.* Say that value v is held, at any time within the segment in the log's order, by the
+//! rows H(v). If H(v) is one row, v collides in no order. If it is more, all but the last one were
+//! deleted when the next took v, and are not there at the end; they go in the first statements. So
+//! no order of the rest collides either.
+//!
+//! *Foreign keys that the server minds.* New parents come before new children, and both before rows
+//! change, so each parent that is referred to at the end is there when a row comes to refer to it: it
+//! was there at the start, or is new. Parents go last, children in front of their parents; whoever
+//! referred to them at the start has gone, or refers to another. A change of a row never changes what
+//! others refer to it by. Tables that refer in a circle keep the log's order.
+//!
+//! *Locks.* Each key that was looked up in the window must be locked until the commit (see
+//! [`crate::apply`]). A row key is: its row is written, or locked by [`Step::Lock`], or comes and
+//! goes. A unique value of an image that is written is. One of an image in between is not, but that
+//! is why a segment ends before such a value is left: it stands in the first or the last image of its
+//! row, and these are written, or are the row's own, which is locked.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::segment::{Segment, Taken};
 use crate::apply::mapping::Mapping;
-use crate::conflict::key::{KeyHash, row_key};
+use crate::conflict::claim::ChangeKeys;
 use crate::row::{Row, RowChange};
+use crate::transaction::ForeignKeyMode;
 
 /// One statement's worth of changes, with what the target must report for it.
 #[derive(Debug)]
@@ -20,12 +53,15 @@ pub enum Step<'b> {
     /// Rows that are new. Found rows: one each.
     Insert(&'b Arc<Mapping>, Vec<&'b Row>),
     /// Rows that exist and get a new image. Found rows: two each, as `ON DUPLICATE KEY UPDATE`
-    /// counts; a missing row counts one and so shows.
+    /// counts; a missing row counts one and so shows. Where there are unique keys besides, a missing
+    /// row could be mistaken for another that holds its value: a [`Step::Lock`] stands in front.
     Upsert(&'b Arc<Mapping>, Vec<&'b Row>),
     /// Rows that go, named by any of their images. Found rows: one each.
     Delete(&'b Arc<Mapping>, Vec<&'b Row>),
     /// One row from this image to that. Found rows: one.
     Update(&'b Arc<Mapping>, &'b Row, &'b Row),
+    /// Rows that must be there, and are locked. Found rows: one each.
+    Lock(&'b Arc<Mapping>, Vec<&'b Row>),
 }
 
 impl<'b> Step<'b> {
@@ -36,13 +72,22 @@ impl<'b> Step<'b> {
             Step::Insert(mapping, _)
             | Step::Upsert(mapping, _)
             | Step::Delete(mapping, _)
+            | Step::Lock(mapping, _)
             | Step::Update(mapping, _, _) => mapping,
         }
     }
 }
 
-/// A change with its table's mapping.
-pub(super) type Mapped<'b> = (&'b Arc<Mapping>, &'b RowChange);
+/// A change with its table's mapping and the keys of its images.
+#[derive(Debug, Clone, Copy)]
+pub struct Mapped<'b> {
+    /// How it fits the target's table.
+    pub mapping: &'b Arc<Mapping>,
+    /// What happened.
+    pub change: &'b RowChange,
+    /// As the collations compare them.
+    pub keys: &'b ChangeKeys,
+}
 
 /// Every change by itself, in the log's order.
 #[must_use]
@@ -50,134 +95,72 @@ pub fn one_by_one<'b>(changes: impl Iterator<Item = Mapped<'b>>) -> Vec<Step<'b>
     changes.map(single).collect()
 }
 
-fn single<'b>((mapping, change): Mapped<'b>) -> Step<'b> {
-    match change {
+fn single(mapped: Mapped<'_>) -> Step<'_> {
+    let mapping = mapped.mapping;
+    match mapped.change {
         RowChange::Insert { after } => Step::Insert(mapping, vec![after]),
         RowChange::Update { before, after } => Step::Update(mapping, before, after),
         RowChange::Delete { before } => Step::Delete(mapping, vec![before]),
     }
 }
 
-/// What becomes of one key within the batch.
-struct Net<'b> {
-    /// Of the last image.
-    mapping: &'b Arc<Mapping>,
-    /// Of the first image.
-    first_mapping: &'b Arc<Mapping>,
-    /// Any image of the row, and its mapping: names it where neither end is left.
-    any: (&'b Arc<Mapping>, &'b Row),
-    /// The row before the batch, where there was one.
-    first: Option<&'b Row>,
-    /// The row behind the batch, where there is one.
-    last: Option<&'b Row>,
-}
-
-/// Changes merged per key where that is right. `None` when the changes of a key contradict each
-/// other (an insert of a row that is there): the caller then goes one by one, so that the target
-/// says what is wrong.
+/// Changes merged per row, in segments.
 #[must_use]
-pub fn coalesced<'b>(changes: impl Iterator<Item = Mapped<'b>>) -> Option<Vec<Step<'b>>> {
-    let mut nets: Vec<Net<'b>> = Vec::new();
-    let mut by_key: HashMap<KeyHash, usize> = HashMap::new();
-    let mut ordered: Vec<Step<'b>> = Vec::new();
-    for (mapping, change) in changes {
-        if !mapping.is_simple() {
-            push_ordered(&mut ordered, mapping, change);
-            continue;
-        }
-        let mut keep = |before: Option<&'b Row>, after: Option<&'b Row>| -> Option<()> {
-            let image = before.or(after)?;
-            let key = row_key(&mapping.target, |column| mapping.value(image, column))?;
-            match by_key.get(&key) {
-                None => {
-                    by_key.insert(key, nets.len());
-                    nets.push(Net {
-                        mapping,
-                        first_mapping: mapping,
-                        any: (mapping, image),
-                        first: before,
-                        last: after,
-                    });
-                }
-                Some(index) => {
-                    let net = &mut nets[*index];
-                    // A change must begin where the one before it ended: with the row, or without.
-                    if net.last.is_some() != before.is_some() {
-                        return None;
-                    }
-                    net.last = after;
-                    if after.is_some() {
-                        net.mapping = mapping;
-                    }
-                }
+pub fn coalesced<'b>(changes: impl Iterator<Item = Mapped<'b>>) -> Vec<Step<'b>> {
+    let mut steps = Vec::new();
+    let mut tables: Vec<(usize, Segment<'b>)> = Vec::new();
+    let mut tables_by_address: HashMap<usize, usize> = HashMap::new();
+    let mut mode = ForeignKeyMode::Engine;
+    let mut family = Segment::default();
+    family.minds_foreign_keys = true;
+    for mapped in changes {
+        let target = &mapped.mapping.target;
+        let segment = if target.in_foreign_keys() {
+            if mode != mapped.mapping.foreign_keys {
+                family.finish(&mut steps);
+                mode = mapped.mapping.foreign_keys;
+                family.minds_foreign_keys = mode == ForeignKeyMode::Engine;
             }
-            Some(())
+            &mut family
+        } else {
+            let address = Arc::as_ptr(target).addr();
+            let index = *tables_by_address.entry(address).or_insert(tables.len());
+            if index == tables.len() {
+                tables.push((address, Segment::default()));
+            }
+            &mut tables[index].1
         };
-        match change {
-            RowChange::Insert { after } => keep(None, Some(after))?,
-            RowChange::Delete { before } => keep(Some(before), None)?,
-            RowChange::Update { before, after } => {
-                if mapping.same_row(before, after) {
-                    keep(Some(before), Some(after))?;
-                } else {
-                    keep(Some(before), None)?;
-                    keep(None, Some(after))?;
+        match segment.take(mapped) {
+            Taken::Yes => {}
+            Taken::AfterTheOthers => {
+                segment.finish(&mut steps);
+                // In an empty segment nothing stands against it.
+                if !matches!(segment.take(mapped), Taken::Yes) {
+                    push_ordered(&mut steps, mapped);
                 }
             }
-        }
-    }
-    let mut deletes: Buckets<'b> = Vec::new();
-    let mut inserts: Buckets<'b> = Vec::new();
-    let mut upserts: Buckets<'b> = Vec::new();
-    let mut touched: Vec<Step<'b>> = Vec::new();
-    for net in nets {
-        match (net.first, net.last) {
-            (Some(first), None) => bucket(&mut deletes, net.first_mapping, first),
-            (None, Some(last)) => bucket(&mut inserts, net.mapping, last),
-            (Some(first), Some(last)) if first != last => {
-                bucket(&mut upserts, net.mapping, last);
-            }
-            // Went back to what it was, or came and went: nothing to change, and yet its key must
-            // be locked until the commit, as for every key that was looked up in the window.
-            (Some(first), Some(last)) => {
-                touched.push(Step::Update(net.mapping, first, last));
-            }
-            (None, None) => {
-                let (mapping, row) = net.any;
-                touched.push(Step::Insert(mapping, vec![row]));
-                touched.push(Step::Delete(mapping, vec![row]));
+            Taken::Alone => {
+                segment.finish(&mut steps);
+                push_ordered(&mut steps, mapped);
             }
         }
     }
-    let mut steps = ordered;
-    steps.extend(deletes.into_iter().map(|(m, rows)| Step::Delete(m, rows)));
-    steps.extend(inserts.into_iter().map(|(m, rows)| Step::Insert(m, rows)));
-    steps.extend(upserts.into_iter().map(|(m, rows)| Step::Upsert(m, rows)));
-    steps.extend(touched);
-    Some(steps)
+    family.finish(&mut steps);
+    for (_, mut segment) in tables {
+        segment.finish(&mut steps);
+    }
+    steps
 }
 
-type Buckets<'b> = Vec<(&'b Arc<Mapping>, Vec<&'b Row>)>;
-
-fn bucket<'b>(buckets: &mut Buckets<'b>, mapping: &'b Arc<Mapping>, row: &'b Row) {
-    match buckets
-        .iter_mut()
-        .find(|(known, _)| Arc::ptr_eq(known, mapping))
-    {
-        Some((_, rows)) => rows.push(row),
-        None => buckets.push((mapping, vec![row])),
+/// Adds a change in the log's order. Inserts that follow each other in one table share a statement,
+/// whose rows the server takes in their order.
+pub(super) fn push_ordered<'b>(steps: &mut Vec<Step<'b>>, mapped: Mapped<'b>) {
+    match (mapped.change, steps.last_mut()) {
+        (RowChange::Insert { after }, Some(Step::Insert(last, rows)))
+            if Arc::ptr_eq(last, mapped.mapping) =>
+        {
+            rows.push(after);
+        }
+        _ => steps.push(single(mapped)),
     }
-}
-
-/// Keeps the order; only inserts that follow each other in one table share a statement, whose rows
-/// the server takes in their order.
-fn push_ordered<'b>(steps: &mut Vec<Step<'b>>, mapping: &'b Arc<Mapping>, change: &'b RowChange) {
-    if let (RowChange::Insert { after }, Some(Step::Insert(last, rows))) =
-        (change, steps.last_mut())
-        && Arc::ptr_eq(last, mapping)
-    {
-        rows.push(after);
-        return;
-    }
-    steps.push(single((mapping, change)));
 }
