@@ -107,9 +107,7 @@ impl Tailer {
             if reader.position() != before {
                 self.window.stir();
             }
-            if !matches!(step, Step::Within) {
-                (place.marked, place.numbered) = (reader.marked(), reader.numbered());
-            }
+            let within = matches!(step, Step::Within);
             match step {
                 Step::Transaction(Origin::Huge(huge)) => {
                     self.record_huge(&huge).await?;
@@ -135,6 +133,10 @@ impl Tailer {
                 // The file's description, which says when it was begun, comes next.
                 Step::Rotated(position) => self.reached(place, position, 0),
                 Step::Within => {}
+            }
+            // With the place: a transaction that could not be recorded is read again.
+            if !within {
+                (place.marked, place.numbered) = (reader.marked(), reader.numbered());
             }
         }
     }
