@@ -36,7 +36,7 @@ test: tools ## Check formatting and lints, run all tests (fetches the servers)
 	@tests/run
 
 .PHONY: sim
-sim: tools ## Simulate SEEDS worlds of two nodes, their clients, clocks and crashes
+sim: tools ## Simulate SEEDS worlds of two or three nodes, their clients, clocks and crashes
 	TWINLOG_SIM_SEEDS=$(SEEDS) TWINLOG_SIM_FIRST=$(FIRST) cargo test --release -p twinlog-tests --test sim -- \
 	  --nocapture nodes_converge
 
