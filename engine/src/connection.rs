@@ -106,33 +106,17 @@ impl NodeConnection {
         sql: &[u8],
         number: usize,
     ) -> (Vec<u64>, Option<mysql_async::Error>) {
-        let mut found = Vec::with_capacity(number);
         if self.packet_limit.is_some_and(|limit| sql.len() >= limit) {
-            return (found, Some(mysql_async::DriverError::PacketTooLarge.into()));
+            return (
+                Vec::new(),
+                Some(mysql_async::DriverError::PacketTooLarge.into()),
+            );
         }
-        let mut results = match self.conn.query_iter(sql).await {
-            Ok(results) => results,
-            Err(error) => return (found, Some(error)),
-        };
-        for _ in 0..number {
-            let affected = results.affected_rows();
-            let is_query = !results.columns_ref().is_empty();
-            // Goes on to the next statement's result as well, whose error this may be.
-            match results.try_collect::<u64>().await {
-                Ok(rows) => found.push(match (is_query, rows.into_iter().next()) {
-                    (false, _) => affected,
-                    (true, Some(Ok(number))) => number,
-                    (true, _) => 0,
-                }),
-                Err(error) => {
-                    if !is_query {
-                        found.push(affected);
-                    }
-                    return (found, Some(error));
-                }
-            }
+        let together = run_together(&mut self.conn, sql, number);
+        match self.watch.answered(sql.len(), together).await {
+            Ok(outcome) => outcome,
+            Err(error) => (Vec::new(), Some(error)),
         }
-        (found, None)
     }
 
     /// The one number of a query whose bytes need not be UTF-8; 0 where it gives no row.
@@ -315,6 +299,36 @@ impl NodeConnection {
         })?;
         Ok((name, LogPos::new(number, offset)))
     }
+}
+
+/// How many rows each statement found, up to the first that failed, and the error of that one.
+type Together = (Vec<u64>, Option<mysql_async::Error>);
+
+async fn run_together(conn: &mut Conn, sql: &[u8], number: usize) -> mysql_async::Result<Together> {
+    let mut found = Vec::with_capacity(number);
+    let mut results = match conn.query_iter(sql).await {
+        Ok(results) => results,
+        Err(error) => return Ok((found, Some(error))),
+    };
+    for _ in 0..number {
+        let affected = results.affected_rows();
+        let is_query = !results.columns_ref().is_empty();
+        // Goes on to the next statement's result as well, whose error this may be.
+        match results.try_collect::<u64>().await {
+            Ok(rows) => found.push(match (is_query, rows.into_iter().next()) {
+                (false, _) => affected,
+                (true, Some(Ok(number))) => number,
+                (true, _) => 0,
+            }),
+            Err(error) => {
+                if !is_query {
+                    found.push(affected);
+                }
+                return Ok((found, Some(error)));
+            }
+        }
+    }
+    Ok((found, None))
 }
 
 /// Who a server is.
