@@ -11,14 +11,20 @@ use twinlog_engine::decode::Decoder;
 use twinlog_engine::decode::event::{Event, Flavor};
 use twinlog_engine::position::LogPos;
 use twinlog_engine::source::Placed;
+use twinlog_engine::spill::Room;
 
 /// The log's events, each at its place. What is refused by design (XA, a sequence) ends there: up to the first
 /// event that the assembler refuses.
+/// Nothing here is large enough to be spilled.
+fn room() -> Room {
+    Room::new(&std::env::temp_dir(), usize::MAX)
+}
+
 fn placed(flavor: Flavor, file: &[u8]) -> Vec<Placed> {
     let mut decoder = Decoder::new(flavor);
     let mut at = LogPos::new(1, 4);
     let mut all = Vec::new();
-    let mut assembler = Assembler::new(Arc::from("a"), flavor);
+    let mut assembler = Assembler::new(Arc::from("a"), flavor, "twinlog", room());
     for (header, body) in events(file) {
         let Ok(event) = decoder.decode(&header, &body) else {
             break;
@@ -76,7 +82,7 @@ fn assemble(criterion: &mut Criterion) {
             bencher.iter_batched(
                 || events.iter().map(copy).collect::<Vec<_>>(),
                 |events| {
-                    let mut assembler = Assembler::new(Arc::from("a"), flavor);
+                    let mut assembler = Assembler::new(Arc::from("a"), flavor, "twinlog", room());
                     for placed in events {
                         let _ = black_box(assembler.take(placed));
                     }
