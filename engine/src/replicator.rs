@@ -265,7 +265,7 @@ pub(crate) fn place(config: &Config, node: &str) -> u8 {
 
 /// Rank of a node's writes among those of the same time: the node that stands first is higher.
 pub(crate) fn rank(config: &Config, node: &str) -> u8 {
-    u8::from(config.nodes.first().is_some_and(|first| first.name == node))
+    u8::from(place(config, node) == 0)
 }
 
 /// Whether any rule merges rows.
