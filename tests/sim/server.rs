@@ -58,6 +58,9 @@ pub(crate) struct Tables {
 pub(crate) enum Body {
     /// Written by clients.
     Local(Vec<Change>),
+    /// The first table was emptied by a client's TRUNCATE: the deletes of all rows that there may be, as
+    /// which it counts.
+    Emptied(Vec<Change>),
     /// Written by clients to tables that are not replicated.
     LeftOut,
     /// Applied by the engine; the marker of its origin as it then was.
@@ -200,6 +203,24 @@ pub(crate) fn schema(unique_keys: usize) -> TableSchema {
         parents: Vec::new(),
         children: Vec::new(),
         triggers: false,
+    }
+}
+
+/// Database and name of the first table, as the engine knows it.
+pub(crate) const EMPTIED: (&str, &str) = ("d", "t");
+
+impl Body {
+    /// What clients wrote.
+    pub(crate) fn changes(&self) -> &[Change] {
+        match self {
+            Body::Local(changes) | Body::Emptied(changes) => changes,
+            Body::LeftOut | Body::Applied(..) => &[],
+        }
+    }
+
+    /// Whether clients of the log's node wrote it, and other nodes are to have it.
+    pub(crate) fn is_written(&self) -> bool {
+        matches!(self, Body::Local(_) | Body::Emptied(_))
     }
 }
 

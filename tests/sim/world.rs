@@ -56,6 +56,10 @@ pub(crate) enum Mutation {
     ThirdNodesForgotten,
     /// What third nodes wrote is not read again at a restart.
     ThirdNodesNotReadAgain,
+    /// What arrives of a table that was emptied here is put in as if it had not been.
+    EmptiedForgotten,
+    /// A TRUNCATE that arrives takes along what was written here.
+    EmptiedWhole,
     /// With three nodes, that which stands in front wins, whatever the two had seen of the others.
     PairwisePriority,
 }
@@ -121,6 +125,8 @@ pub(crate) struct World {
     pub(crate) tables: Tables,
     /// Whether the second table is in use.
     pub(crate) children: bool,
+    /// Whether clients empty the first one.
+    pub(crate) truncates: bool,
     pub(crate) servers: Vec<Server>,
     pub(crate) initial: BTreeMap<i64, Row>,
     engines: Vec<Option<Engine>>,
@@ -221,6 +227,7 @@ impl World {
         if children {
             unique_keys = 0;
         }
+        let truncates = rules.is_empty() && !children && random.percent(50);
         let hashed = match mutation {
             Some(Mutation::NoUniqueKeys) => 0,
             _ => unique_keys,
@@ -253,6 +260,7 @@ impl World {
             rules,
             tables: Tables::new(hashed),
             children,
+            truncates,
             initial,
             engines: (0..nodes).map(|_| None).collect(),
             stores: vec![vec![Vec::new(); nodes]; nodes],
@@ -388,6 +396,7 @@ impl World {
                     let changes: Vec<_> = changes.iter().map(|change| &change.change).collect();
                     format!("node {node} behind {end}: clients {changes:?}; rows {rows}")
                 }
+                Body::Emptied(_) => format!("node {node} behind {end}: clients empty the table"),
                 Body::LeftOut => format!("node {node} behind {end}: not replicated"),
                 Body::Applied(origin, mark) => format!(
                     "node {node} behind {end}: applied {} of node {origin}; rows {rows}",

@@ -189,6 +189,9 @@ impl Window {
         effect: RowEffect,
     ) -> Result<()> {
         let mut inner = self.lock();
+        if end <= inner.acknowledged {
+            return Ok(());
+        }
         for (database, table) in tables {
             inner
                 .definitions
