@@ -1,6 +1,7 @@
 //! Apply transactions as the engine makes them: the ordinary one, which writes and then asks whether
 //! it met anybody, and the careful one, which locks, asks, and settles write by write.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use twinlog_engine::conflict::claim::RowWrite;
@@ -13,6 +14,7 @@ use twinlog_engine::conflict::resolve::{
     Arrival, Conflict, ConflictKind, Finding, Rival, RowAction, emptied, orphaned, resolve,
     without_its_row,
 };
+use twinlog_engine::group::{Step, coalesced};
 use twinlog_engine::position::LogPos;
 use twinlog_engine::position::marker::Marker;
 use twinlog_engine::row::Row;
@@ -176,24 +178,11 @@ impl World {
         undo: &mut Undo,
     ) -> Result<bool, Interrupt> {
         let mut locked: Vec<Lock> = Vec::new();
-        let mut unfit: Option<String> = None;
-        for change in reads.iter().flat_map(changes) {
-            self.interlude(node, engine, &locked)?;
-            let server = &mut self.servers[node];
-            for image in change.before().into_iter().chain(change.after()) {
-                locked.extend(server.locks_of(image));
-            }
-            if let Some(before) = change.before()
-                && let Some(found) = server.rows.get(&key_of(before))
-                && found != before
-            {
-                unfit = Some(format!("row {} is another than it was", key_of(before)));
-            }
-            if let Err(problem) = server.write(change, undo) {
-                unfit = Some(problem);
-                break;
-            }
-        }
+        let unfit = if self.some(50) {
+            self.write_merged(node, engine, reads, &mut locked, undo)?
+        } else {
+            self.write_in_order(node, engine, reads, &mut locked, undo)?
+        };
         self.interlude(node, engine, &locked)?;
         if self.mutation != Some(Mutation::NoGuard) {
             self.tail_on(node, engine, usize::MAX)?;
@@ -211,6 +200,77 @@ impl World {
         self.every_child_has_its_parent(node)?;
         self.interlude(node, engine, &locked)?;
         Ok(true)
+    }
+
+    /// Writes each change by itself. Gives what did not fit.
+    fn write_in_order(
+        &mut self,
+        node: usize,
+        engine: &mut Engine,
+        reads: &[Read],
+        locked: &mut Vec<Lock>,
+        undo: &mut Undo,
+    ) -> Result<Option<String>, Interrupt> {
+        let mut unfit = None;
+        for change in reads.iter().flat_map(changes) {
+            self.interlude(node, engine, locked)?;
+            let server = &mut self.servers[node];
+            for image in change.before().into_iter().chain(change.after()) {
+                locked.extend(server.locks_of(image));
+            }
+            if let Some(before) = change.before()
+                && let Some(found) = server.rows.get(&key_of(before))
+                && found != before
+            {
+                unfit = Some(format!("row {} is another than it was", key_of(before)));
+            }
+            if let Err(problem) = server.write(change, undo) {
+                unfit = Some(problem);
+                break;
+            }
+        }
+        Ok(unfit)
+    }
+
+    /// Writes the changes merged, by the engine's own plan. Gives what did not fit.
+    fn write_merged(
+        &mut self,
+        node: usize,
+        engine: &mut Engine,
+        reads: &[Read],
+        locked: &mut Vec<Lock>,
+        undo: &mut Undo,
+    ) -> Result<Option<String>, Interrupt> {
+        let tables = Rc::clone(&self.tables);
+        let changes = reads.iter().flat_map(changes);
+        for step in coalesced(changes.map(|change| change.mapped(&tables))) {
+            self.interlude(node, engine, locked)?;
+            let rows: &[&Row] = match &step {
+                Step::Insert(_, rows)
+                | Step::Upsert(_, rows)
+                | Step::Delete(_, rows)
+                | Step::Lock(_, rows) => rows,
+                Step::Update(_, before, after) => {
+                    locked.extend(self.servers[node].row_locks(before));
+                    &[after]
+                }
+            };
+            if self.mutation == Some(Mutation::PlanLocksNothing) && matches!(step, Step::Lock(..)) {
+                continue;
+            }
+            let server = &mut self.servers[node];
+            for row in rows {
+                // What it only names is the row's own, and goes with its lock.
+                locked.extend(match step {
+                    Step::Delete(..) | Step::Lock(..) => server.row_locks(row),
+                    _ => server.locks_of(row),
+                });
+                if let Err(problem) = server.step(&step, row, undo) {
+                    return Ok(Some(problem));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Whether the transactions meet a write of another node, or of this one's clients, that they had

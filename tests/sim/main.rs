@@ -192,6 +192,11 @@ fn finds_rows_that_a_truncate_takes_along() {
 }
 
 #[test]
+fn finds_merged_plans_that_do_not_lock_all_their_rows() {
+    finds(Mutation::PlanLocksNothing, "INV-NO-SILENCE", 5000);
+}
+
+#[test]
 fn finds_priority_that_goes_round() {
     finds(Mutation::PairwisePriority, "INV-CONVERGE", 20_000);
 }

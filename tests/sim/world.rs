@@ -60,6 +60,8 @@ pub(crate) enum Mutation {
     EmptiedForgotten,
     /// A TRUNCATE that arrives takes along what was written here.
     EmptiedWhole,
+    /// A merged plan does not lock the rows that it only has to hold.
+    PlanLocksNothing,
     /// With three nodes, that which stands in front wins, whatever the two had seen of the others.
     PairwisePriority,
 }
@@ -122,7 +124,7 @@ pub(crate) struct World {
     pub(crate) places: Places,
     /// How columns are merged; empty where rows go as a whole.
     pub(crate) rules: Vec<ColumnRule>,
-    pub(crate) tables: Tables,
+    pub(crate) tables: Rc<Tables>,
     /// Whether the second table is in use.
     pub(crate) children: bool,
     /// Whether clients empty the first one.
@@ -258,7 +260,7 @@ impl World {
             nodes,
             places,
             rules,
-            tables: Tables::new(hashed),
+            tables: Rc::new(Tables::new(hashed)),
             children,
             truncates,
             initial,
