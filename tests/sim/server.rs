@@ -278,11 +278,8 @@ impl Tables {
             parent: Arc::new(parent.clone()),
             columns: vec![PARENT],
         };
-        let mapping = [
-            (&parent, &[][..], &[key.clone()][..]),
-            (&child, &[key.clone()], &[]),
-        ]
-        .map(|(table, parents, children)| mapping(table, parents, children));
+        let refers = std::slice::from_ref(&key);
+        let mapping = [mapping(&parent, &[], refers), mapping(&child, refers, &[])];
         Self {
             mapping,
             table: [parent, child],
