@@ -1,5 +1,6 @@
 //! Keys that a row claims, as hashes: its row key and each value of its unique keys.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
@@ -52,8 +53,10 @@ impl Hasher for Spread {
     }
 }
 
-/// Room for the bytes of most keys.
-const KEY_BYTES: usize = 96;
+thread_local! {
+    /// The bytes of the key that is being hashed: each row has one or two.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// A table, as a hash of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -204,28 +207,44 @@ fn hash_key<'v>(
     value: &impl Fn(usize) -> Option<&'v Value>,
     weights: Option<&Weights>,
 ) -> Option<KeyHash> {
-    let mut bytes = Vec::with_capacity(KEY_BYTES);
+    SCRATCH.with_borrow_mut(|bytes| {
+        bytes.clear();
+        push_key(bytes, table, schema, columns, value, weights).then(|| KeyHash(xxh3_128(bytes)))
+    })
+}
+
+/// Says whether it is a key: it has columns, and none of them is NULL or missing.
+fn push_key<'v>(
+    bytes: &mut Vec<u8>,
+    table: TableHash,
+    schema: &TableSchema,
+    columns: impl Iterator<Item = (usize, Option<u32>)>,
+    value: &impl Fn(usize) -> Option<&'v Value>,
+    weights: Option<&Weights>,
+) -> bool {
     bytes.extend_from_slice(&table.0.to_le_bytes());
     let mut empty = true;
     for (index, prefix) in columns {
         empty = false;
-        let column = schema.columns.get(index)?;
+        let (Some(column), Some(value)) = (schema.columns.get(index), value(index)) else {
+            return false;
+        };
         let name = bytes.len();
         bytes.extend_from_slice(column.name.as_bytes());
         bytes[name..].make_ascii_lowercase();
         bytes.push(0);
-        match value(index)? {
+        match value {
             // SQL's unique keys let NULLs stand beside each other.
-            Value::Null => return None,
+            Value::Null => return false,
             // A log without metadata does not say that a column is unsigned; the schema does.
             Value::Int(number) if column.unsigned => {
                 bytes.extend_from_slice(&column.as_unsigned(*number).to_le_bytes());
             }
-            Value::Bytes(text) => push_text(column, prefix, text, weights, &mut bytes),
-            value => push_value(value, &mut bytes),
+            Value::Bytes(text) => push_text(column, prefix, text, weights, bytes),
+            value => push_value(value, bytes),
         }
     }
-    (!empty).then(|| KeyHash(xxh3_128(&bytes)))
+    !empty
 }
 
 /// Adds a text as its column compares it.
