@@ -169,6 +169,10 @@ impl LinkProgress {
             }
             Reason::Returned => &self.returned,
             Reason::LeftOut(_) => &self.left_out,
+            Reason::Prepared | Reason::Dropped => {
+                self.received_end.store(passed.end);
+                return;
+            }
         };
         counter.fetch_add(1, Ordering::Relaxed);
         self.received_end.store(passed.end);
