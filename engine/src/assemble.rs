@@ -697,10 +697,7 @@ mod tests {
             format: 4_294_967_297,
         };
         for (flavor, mut events) in [
-            (
-                Flavor::MySql,
-                prepare(&["XA START X'61',X'',4294967297"]),
-            ),
+            (Flavor::MySql, prepare(&["XA START X'61',X'',4294967297"])),
             (Flavor::MariaDb, prepare(&[])),
         ] {
             let phase = events.len() as u64;

@@ -42,6 +42,7 @@ mod stopping;
 mod sysbench;
 mod types;
 mod workload;
+mod xa;
 
 use std::path::Path;
 use std::time::{Duration, Instant};

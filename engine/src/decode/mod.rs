@@ -114,7 +114,10 @@ impl Decoder {
     fn decode_at(&mut self, header: &EventHeader, body: &[u8], inner: bool) -> Result<Event> {
         const IGNORABLE: u16 = 0x80;
         // QUERY, ROTATE, FORMAT_DESCRIPTION, GTIDs, XA_PREPARE, TRANSACTION_PAYLOAD, compressed QUERY.
-        let bracket = matches!(header.event_type, 2 | 4 | 15 | 33 | 34 | 38 | 40 | 42 | 162 | 165);
+        let bracket = matches!(
+            header.event_type,
+            2 | 4 | 15 | 33 | 34 | 38 | 40 | 42 | 162 | 165
+        );
         if self.brackets_only && !bracket {
             return Ok(Event::Ignorable);
         }

@@ -16,6 +16,7 @@ use crate::origin::{Passed, Reason};
 use crate::position::{LogName, LogPos};
 use crate::row::{RowChange, Value};
 use crate::transaction::Local;
+use crate::xa::Undecided;
 
 /// Over how long the rate is taken.
 const RATE_SPAN: Duration = Duration::from_secs(5);
@@ -57,6 +58,7 @@ struct Rest {
     stray_tables: HashSet<String>,
     conflicts: BTreeMap<(&'static str, JournalWinner), u64>,
     rate: VecDeque<(Instant, u64)>,
+    undecided: Option<Undecided>,
 }
 
 /// An error, and when.
@@ -126,6 +128,7 @@ impl LinkProgress {
                 stray_tables: HashSet::new(),
                 conflicts: BTreeMap::new(),
                 rate: VecDeque::new(),
+                undecided: None,
             }),
         }
     }
@@ -263,6 +266,11 @@ impl LinkProgress {
         }
     }
 
+    /// So many XA transactions are prepared at the origin, if it says so.
+    pub fn undecided(&self, undecided: Option<Undecided>) {
+        self.lock().undecided = undecided;
+    }
+
     /// Looks whether an inserted AUTO_INCREMENT value is of its origin's residue class; warns once
     /// for each table. Two masters that both hand out a value collide sooner or later.
     pub fn auto_increment(&self, mapping: &Mapping, change: &RowChange) {
@@ -379,6 +387,8 @@ impl LinkProgress {
             loops_prevented: load(&self.loops_prevented),
             returned: load(&self.returned),
             left_out: load(&self.left_out),
+            xa_prepared: rest.undecided.map(|undecided| undecided.number),
+            xa_oldest_seconds: rest.undecided.map(|undecided| undecided.oldest.as_secs()),
             auto_increment_strays: load(&self.strays),
             retries: load(&self.retries),
             regrouped: load(&self.regrouped),

@@ -153,10 +153,7 @@ mod tests {
     fn a_name_that_is_prepared_again_stands_for_the_last() {
         let mut held = Held::new(100);
         held.keep(prepared("a", 10, 60));
-        assert_eq!(
-            held.keep(prepared("a", 20, 90)),
-            Some(LogPos::new(1, 10))
-        );
+        assert_eq!(held.keep(prepared("a", 20, 90)), Some(LogPos::new(1, 10)));
         held.learn(xid("a"), LogPos::new(1, 5), 5);
         held.learn(xid("b"), LogPos::new(1, 6), 6);
         let a = held.take(&xid("a")).unwrap();

@@ -10,5 +10,7 @@
 
 mod held;
 pub(crate) mod search;
+pub(crate) mod watch;
 
 pub use held::{Held, Kept};
+pub use watch::{OLD, Undecided};

@@ -330,10 +330,7 @@ mod tests {
         );
         // Of another log, or of files that are gone.
         for hint in [at(1, 9), at(4, 500), at(5, 4)] {
-            assert_eq!(
-                ranges(4, at(4, 500), Some(hint)),
-                [(at(4, 4), at(4, 500))]
-            );
+            assert_eq!(ranges(4, at(4, 500), Some(hint)), [(at(4, 4), at(4, 500))]);
         }
         assert_eq!(ranges(4, at(4, 4), None), []);
     }
@@ -405,7 +402,13 @@ mod tests {
 
     #[test]
     fn others_that_are_prepared_are_found_too() {
-        let scan = scan(&["COMMIT c", "PREPARE b", "PREPARE a", "PREPARE d", "ROLLBACK d"]);
+        let scan = scan(&[
+            "COMMIT c",
+            "PREPARE b",
+            "PREPARE a",
+            "PREPARE d",
+            "ROLLBACK d",
+        ]);
         assert_eq!(
             scan.prepared.get(&xid("b")),
             Some(&(LogPos::new(1, 200), 7_000_000))
