@@ -131,12 +131,6 @@ impl LogReader {
         self.filter.marked()
     }
 
-    /// XA transactions that were seen prepared and not decided.
-    #[must_use]
-    pub fn held(&self) -> &Held {
-        &self.held
-    }
-
     /// As [`Start::xa_from`], for the reader that goes on from here.
     #[must_use]
     pub fn xa_from(&self) -> Option<LogPos> {
@@ -266,11 +260,7 @@ impl LogReader {
         let kept = match self.held.take(&decided.xid) {
             Some(kept) => kept,
             None => match self.look_for(&decided).await? {
-                Some(start) => Kept {
-                    start,
-                    prepared_at: 0,
-                    rows: None,
-                },
+                Some(start) => Kept { start, rows: None },
                 None => return Ok(self.filter.passed(decided.head.end, Reason::Dropped)),
             },
         };
@@ -301,8 +291,8 @@ impl LogReader {
         loop {
             let (found, others) = self.search.last(xid, before, self.xa_from).await?;
             if before == head.start {
-                for (other, start, prepared_at) in others {
-                    self.held.learn(other, start, prepared_at);
+                for (other, start) in others {
+                    self.held.learn(other, start);
                 }
             }
             match found {

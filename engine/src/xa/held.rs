@@ -1,6 +1,7 @@
 //! What one reader of a log has seen prepared and not yet decided.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::decode::ddl::Xid;
 use crate::position::LogPos;
@@ -13,6 +14,8 @@ const FILES: usize = 16;
 #[derive(Debug)]
 pub struct Held {
     transactions: HashMap<Xid, Kept>,
+    /// Where each begins: the first is asked for at every transaction that is read.
+    starts: BTreeSet<LogPos>,
     /// Memory that all held rows may take, in bytes.
     room: usize,
     weight: usize,
@@ -24,8 +27,6 @@ pub struct Held {
 pub struct Kept {
     /// Where its first phase begins.
     pub start: LogPos,
-    /// When it was prepared, microseconds since 1970.
-    pub prepared_at: u64,
     /// Its rows; `None` where there was no room: they stand in the log.
     pub rows: Option<Assembled>,
 }
@@ -36,6 +37,7 @@ impl Held {
     pub fn new(room: usize) -> Self {
         Self {
             transactions: HashMap::new(),
+            starts: BTreeSet::new(),
             room,
             weight: 0,
             files: 0,
@@ -50,32 +52,32 @@ impl Held {
         let weight = weight(&whole);
         let file = usize::from(whole.spilled.is_some());
         let fits = self.weight + weight <= self.room && self.files + file <= FILES;
-        let (start, prepared_at) = (whole.start, whole.committed_at);
+        let start = whole.start;
         if fits {
             self.weight += weight;
             self.files += file;
         }
         let kept = Kept {
             start,
-            prepared_at,
             rows: fits.then_some(whole),
         };
+        self.starts.insert(start);
         self.transactions.insert(prepared.xid, kept);
         before.map(|before| before.start)
     }
 
     /// Takes one that was found in the log further in front, without its rows.
-    pub fn learn(&mut self, xid: Xid, start: LogPos, prepared_at: u64) {
-        self.transactions.entry(xid).or_insert(Kept {
-            start,
-            prepared_at,
-            rows: None,
-        });
+    pub fn learn(&mut self, xid: Xid, start: LogPos) {
+        if let Entry::Vacant(vacant) = self.transactions.entry(xid) {
+            vacant.insert(Kept { start, rows: None });
+            self.starts.insert(start);
+        }
     }
 
     /// Gives the one of this name up.
     pub fn take(&mut self, xid: &Xid) -> Option<Kept> {
         let kept = self.transactions.remove(xid)?;
+        self.starts.remove(&kept.start);
         if let Some(rows) = &kept.rows {
             self.weight -= weight(rows);
             self.files -= usize::from(rows.spilled.is_some());
@@ -86,13 +88,7 @@ impl Held {
     /// Where the first of them begins.
     #[must_use]
     pub fn oldest(&self) -> Option<LogPos> {
-        self.transactions.values().map(|kept| kept.start).min()
-    }
-
-    /// Their names, and when each was prepared, microseconds since 1970.
-    pub fn times(&self) -> impl Iterator<Item = (&Xid, u64)> {
-        let all = self.transactions.iter();
-        all.map(|(xid, kept)| (xid, kept.prepared_at))
+        self.starts.first().copied()
     }
 }
 
@@ -154,8 +150,8 @@ mod tests {
         let mut held = Held::new(100);
         held.keep(prepared("a", 10, 60));
         assert_eq!(held.keep(prepared("a", 20, 90)), Some(LogPos::new(1, 10)));
-        held.learn(xid("a"), LogPos::new(1, 5), 5);
-        held.learn(xid("b"), LogPos::new(1, 6), 6);
+        held.learn(xid("a"), LogPos::new(1, 5));
+        held.learn(xid("b"), LogPos::new(1, 6));
         let a = held.take(&xid("a")).unwrap();
         assert_eq!((a.start, a.rows.is_some()), (LogPos::new(1, 20), true));
         assert!(held.take(&xid("b")).unwrap().rows.is_none());

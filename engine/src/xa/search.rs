@@ -39,9 +39,8 @@ pub(crate) enum Found {
     },
 }
 
-/// What is prepared besides: name, where its first phase begins, when that was (microseconds since
-/// 1970).
-pub(crate) type Others = Vec<(Xid, LogPos, u64)>;
+/// What is prepared besides: its name, and where its first phase begins.
+pub(crate) type Others = Vec<(Xid, LogPos)>;
 
 /// Looks through the log of one node.
 #[derive(Debug)]
@@ -101,7 +100,7 @@ impl Search {
             if let Some(behind) = &behind {
                 let prepared = scan.prepared.into_iter();
                 let known = prepared.filter(|(other, _)| other != xid && !behind.contains(other));
-                others.extend(known.map(|(other, (start, at))| (other, start, at)));
+                others.extend(known);
             }
             if let Some(found) = scan.found {
                 return Ok((Ok(found), others));
@@ -155,13 +154,8 @@ impl Search {
         decoder.only_brackets();
         let mut source = self.open(from, decoder).await?;
         while source.position() < to {
-            let Placed {
-                start,
-                header,
-                event,
-                ..
-            } = source.next().await?;
-            scan.take(start, header.timestamp, &event);
+            let Placed { start, event, .. } = source.next().await?;
+            scan.take(start, &event);
         }
         Ok(scan)
     }
@@ -215,8 +209,8 @@ struct Scan {
     flavor: Flavor,
     /// The last of the one that is looked for.
     found: Option<Found>,
-    /// Prepared and not decided within the range, with place and time.
-    prepared: HashMap<Xid, (LogPos, u64)>,
+    /// Prepared and not decided within the range.
+    prepared: HashMap<Xid, LogPos>,
     /// Named within the range; `None`: too many.
     named: Option<HashSet<Xid>>,
     /// The group that is being read.
@@ -237,7 +231,7 @@ impl Scan {
         }
     }
 
-    fn take(&mut self, start: LogPos, timestamp: u32, event: &Event) {
+    fn take(&mut self, start: LogPos, event: &Event) {
         match event {
             Event::Gtid { .. } => {
                 self.group = start;
@@ -271,14 +265,13 @@ impl Scan {
                     if xid == self.xid {
                         self.found = Some(Found::Prepared(self.group));
                     }
-                    let at = (self.group, u64::from(timestamp) * 1_000_000);
-                    self.prepared.insert(xid.clone(), at);
+                    self.prepared.insert(xid.clone(), self.group);
                     self.name(xid);
                 }
             }
             Event::Payload(inner) => {
-                for (header, event) in inner {
-                    self.take(start, header.timestamp, event);
+                for (_, event) in inner {
+                    self.take(start, event);
                 }
             }
             _ => {}
@@ -361,13 +354,13 @@ mod tests {
                 xa: true,
                 two_phase_alter: false,
             };
-            scan.take(start, 7, &gtid);
+            scan.take(start, &gtid);
             let (verb, name) = group.split_once(' ').unwrap();
             if verb == "PREPARE" {
-                scan.take(start, 7, &query(format!("XA END '{name}'")));
-                scan.take(start, 7, &Event::XaPrepare { one_phase: false });
+                scan.take(start, &query(format!("XA END '{name}'")));
+                scan.take(start, &Event::XaPrepare { one_phase: false });
             } else {
-                scan.take(start, 7, &query(format!("XA {verb} '{name}'")));
+                scan.take(start, &query(format!("XA {verb} '{name}'")));
             }
         }
         scan
@@ -409,10 +402,7 @@ mod tests {
             "PREPARE d",
             "ROLLBACK d",
         ]);
-        assert_eq!(
-            scan.prepared.get(&xid("b")),
-            Some(&(LogPos::new(1, 200), 7_000_000))
-        );
+        assert_eq!(scan.prepared.get(&xid("b")), Some(&LogPos::new(1, 200)));
         assert!(scan.prepared.contains_key(&xid("a")));
         assert_eq!(scan.prepared.len(), 2);
         assert_eq!(scan.named.unwrap().len(), 4);
