@@ -137,6 +137,7 @@ impl Tailer {
             // With the place: a transaction that could not be recorded is read again.
             if !within {
                 (place.marked, place.numbered) = (reader.marked(), reader.numbered());
+                place.xa_from = reader.xa_from();
             }
         }
     }
@@ -156,7 +157,7 @@ impl Tailer {
                 self.window.note_applied_definition();
             }
             Reason::UndoneDefinition => self.catalog.forget(),
-            Reason::Returned | Reason::LeftOut(_) => {}
+            Reason::Returned | Reason::LeftOut(_) | Reason::Prepared | Reason::Dropped => {}
         }
     }
 
@@ -321,6 +322,7 @@ impl Start {
             intended: None,
             marked: None,
             numbered: None,
+            xa_from: None,
         }
     }
 }

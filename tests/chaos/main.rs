@@ -24,6 +24,7 @@ macro_rules! on_both {
 
 mod failpoints;
 mod network;
+mod prepared;
 mod store;
 mod storm;
 
