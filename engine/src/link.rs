@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -117,6 +117,7 @@ impl Link {
 
     /// From finding the place to the first error.
     async fn run(&self) -> Result<()> {
+        let breaks = self.tail.breaks();
         let set_up = async {
             let mut connection = NodeConnection::open(&self.target).await?;
             self.end_previous(&mut connection).await?;
@@ -125,7 +126,6 @@ impl Link {
             let mut origin_connection = NodeConnection::open(&self.origin).await?;
             let origin = origin_connection.identity().await?;
             agreement::compare(&mut origin_connection, &self.config, &self.origin.name).await?;
-            let (_, end) = origin_connection.log_end(origin.flavor).await?;
             // The place to go on from may lie behind the marker that says what was about to run.
             let reverse = read_marker(
                 &mut origin_connection,
@@ -134,14 +134,22 @@ impl Link {
             )
             .await?;
             let remembered = lock(&self.intended).clone();
-            let intended = reverse.intended.or(remembered);
-            self.verify_origin(&marker, &origin, resume.position, end)?;
-            lineage::verify(&mut origin_connection, &marker, &origin).await?;
+            let intended = reverse.intended.clone().or(remembered);
+            self.verify_kinds(&origin)?;
+            let (here, there) = (&self.target.name, &self.origin.name);
+            let from = resume.position;
+            lineage::verify(&mut origin_connection, &marker, here, &origin, from).await?;
+            let relaxed = origin_connection.relaxed_settings().await?;
             origin_connection.close().await;
+            // The other way about: what the origin says that it has seen of our own log.
+            let own = connection.identity().await?;
+            let applied = reverse.position;
+            let end = lineage::verify(&mut connection, &reverse, there, &own, applied).await?;
             // Until the tailer has caught up with our own log, every commit would wait for it with
             // its row locks held. And what became of DDL that was about to run stands there too.
-            let (_, end) = connection.log_end(self.target_identity.flavor).await?;
             self.caught_up(end).await?;
+            let birth = self.tail.birth_of(applied.file);
+            lineage::same_file(&reverse, there, &own, birth)?;
             if merges(&self.config) {
                 // A commit whose answer was lost may have gone through.
                 let (schema, histories) = (&self.config.engine.schema, self.window.histories());
@@ -169,9 +177,9 @@ impl Link {
                 Room::of(&self.config, &self.target.name),
             )
             .await?;
-            Ok::<_, Error>((connection, marker, resume, origin, reader))
+            Ok::<_, Error>((connection, marker, resume, origin, reader, relaxed))
         };
-        let (connection, marker, resume, origin, reader) = tokio::select! {
+        let (connection, marker, resume, origin, reader, relaxed) = tokio::select! {
             () = self.stop.cancelled() => return Err(Error::Stopped),
             ready = set_up => ready?,
         };
@@ -196,6 +204,7 @@ impl Link {
             self.config.replication.queue_bytes,
             self.origin.name.clone(),
             Arc::clone(&self.intended),
+            relaxed,
         )));
         let applier = Applier::new(
             connection,
@@ -214,7 +223,8 @@ impl Link {
             bytes: self.config.replication.group_bytes,
             time: self.config.replication.group_time,
         };
-        self.settle(applier, Gatherer::new(items, limits), resume, reading)
+        let gatherer = Gatherer::new(items, limits);
+        self.settle(applier, gatherer, resume, reading, breaks)
             .await
     }
 
@@ -225,6 +235,7 @@ impl Link {
         mut gatherer: Gatherer,
         resume: Resume,
         mut reading: Reading,
+        mut breaks: watch::Receiver<u64>,
     ) -> Result<()> {
         let mut clock = resume.clock;
         let mut seen = Seen {
@@ -247,6 +258,15 @@ impl Link {
                     return Ok(());
                 }
                 batch = ahead.next(&mut gatherer) => batch?,
+                // An idle link would not notice that its own node was down, and may have come back
+                // without what was applied.
+                Ok(()) = breaks.changed() => {
+                    return Err(Error::Connection {
+                        node: self.target.name.clone(),
+                        message: "the connection of its tailer broke: looking at the node anew"
+                            .to_owned(),
+                    });
+                }
             };
             let Some((mut batch, prepared)) = batch else {
                 return match (&mut reading.0).await {
@@ -421,6 +441,16 @@ impl Link {
         })
     }
 
+    fn verify_kinds(&self, origin: &Identity) -> Result<()> {
+        if origin.flavor == self.target_identity.flavor {
+            return Ok(());
+        }
+        Err(Error::Preflight(format!(
+            "node {} is {} and node {} is {}: both must be MySQL or both MariaDB",
+            self.origin.name, origin.version, self.target.name, self.target_identity.version
+        )))
+    }
+
     async fn read_marker(&self, connection: &mut NodeConnection) -> Result<Marker> {
         let marker = read_marker(connection, &self.config.engine.schema, &self.origin.name).await?;
         if marker.epoch != self.epoch {
@@ -447,61 +477,6 @@ impl Link {
             );
         }
         Ok(resume)
-    }
-
-    /// Whether the origin is still the server whose log the marker speaks of.
-    fn verify_origin(
-        &self,
-        marker: &Marker,
-        origin: &Identity,
-        position: LogPos,
-        end: LogPos,
-    ) -> Result<()> {
-        let lost = |problem: String| {
-            Err(Error::LogLost {
-                node: self.origin.name.clone(),
-                problem: format!(
-                    "{problem}. Make the nodes agree (compare them, copy one to the other), then \
-                     run `twinlog init --force` or `twinlog positions set`"
-                ),
-            })
-        };
-        if origin.flavor != self.target_identity.flavor {
-            return Err(Error::Preflight(format!(
-                "node {} is {} and node {} is {}: both must be MySQL or both MariaDB",
-                self.origin.name, origin.version, self.target.name, self.target_identity.version
-            )));
-        }
-        let uuid = uuid_text(origin);
-        if uuid != marker.server_uuid {
-            return lost(format!(
-                "its server_uuid is {uuid}, and was {} when the link was set up: it is another \
-                 server, or was set up anew",
-                marker.server_uuid
-            ));
-        }
-        if origin.server_id != marker.server_id {
-            return lost(format!(
-                "its server_id is {}, and was {} when the link was set up",
-                origin.server_id, marker.server_id
-            ));
-        }
-        if !origin.log_name.same_log(&marker.log_name) {
-            return lost(format!(
-                "its log is called {} now, and was {}",
-                origin.log_name.file(end.file),
-                marker.log_name.file(marker.position.file)
-            ));
-        }
-        if position > end {
-            return lost(format!(
-                "we have applied its log up to {}, and it ends at {}: it was reset, restored from \
-                 a backup, or lost committed transactions in a crash",
-                origin.log_name.show(position),
-                origin.log_name.show(end)
-            ));
-        }
-        Ok(())
     }
 }
 
@@ -565,6 +540,7 @@ async fn read(
     queue_bytes: usize,
     origin: String,
     intended: Arc<Mutex<Option<Intended>>>,
+    relaxed: Option<String>,
 ) -> Result<()> {
     // Room is counted in KiB so that it fits the semaphore's numbers.
     let room_kib = u32::try_from(queue_bytes / 1024).unwrap_or(u32::MAX).max(1);
@@ -573,6 +549,15 @@ async fn read(
     loop {
         let step = reader.next().await?;
         failpoint::reach(Failpoint::Received);
+        if let (Some(position), Some(relaxed)) = (reader.crashed(), &relaxed) {
+            tracing::warn!(
+                origin,
+                %position,
+                "a file of the log of node {origin} ends without a goodbye: its server crashed. It runs \
+                 with {relaxed}: if the machine went down with it, it may have lost commits that the log \
+                 has. Compare the nodes (`twinlog verify`); set both to 1"
+            );
+        }
         let item = match step {
             Step::Transaction(Origin::Local(local)) => {
                 failpoint::reach(Failpoint::Assembled);

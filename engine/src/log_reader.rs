@@ -16,6 +16,9 @@ use crate::source::{Placed, Source};
 use crate::spill::Room;
 use crate::transaction::Seen;
 
+/// Type of the event that a server writes as it shuts down.
+const STOP: u8 = 3;
+
 /// Where a log is to be read from and what is known there.
 #[derive(Debug, Clone)]
 pub struct Start {
@@ -58,6 +61,9 @@ pub struct LogReader {
     filter: OriginFilter,
     own_uuid: Option<[u8; 16]>,
     numbered: Option<u64>,
+    /// Whether the last event of the log was one with which a server ends a file in order.
+    goodbye: bool,
+    crashed: Option<LogPos>,
 }
 
 impl LogReader {
@@ -113,6 +119,9 @@ impl LogReader {
             .behind_mark(start.marked),
             own_uuid: log_of.uuid,
             numbered: start.numbered,
+            // Of what stands in front of the first event nothing is known.
+            goodbye: false,
+            crashed: None,
         })
     }
 
@@ -179,6 +188,12 @@ impl LogReader {
         self.source.birth()
     }
 
+    /// Where a file ended since this was asked last without the event with which a server ends one: it
+    /// crashed.
+    pub fn crashed(&mut self) -> Option<LogPos> {
+        self.crashed.take()
+    }
+
     /// Reads on by one event.
     ///
     /// # Errors
@@ -191,7 +206,13 @@ impl LogReader {
         // Made up by the server as it goes on to the next file, without one in the log: it crashed.
         // The next format description then drops what was open.
         let artificial = placed.header.end_log_pos == 0;
-        let end = placed.end;
+        let (start, end) = (placed.start, placed.end);
+        if artificial && rotated && start.file != end.file && !self.goodbye {
+            self.crashed = Some(start);
+        }
+        if !artificial && !heartbeat {
+            self.goodbye = rotated || placed.header.event_type == STOP;
+        }
         if let Some(transaction) = self.assembler.take(placed)? {
             let mut origin = self.filter.judge(transaction)?;
             match &mut origin {

@@ -23,6 +23,7 @@ use crate::log_reader::Start;
 use crate::monitor;
 use crate::own_schema;
 use crate::position::marker::{MARKER_TABLE, Marker};
+use crate::position::own_log::OwnLog;
 use crate::position::reconcile::reconcile;
 use crate::position::store::{Opened, Store};
 use crate::preflight;
@@ -94,6 +95,9 @@ impl Engine {
         let catalog = Arc::new(SchemaCatalog::new(target.clone()));
         let tail = Arc::new(TailProgress::default());
         let start = tailer_start(&markers, &store, &identity)?;
+        let epoch = markers.first().map_or(0, |(_, marker)| marker.epoch);
+        let own_log = OwnLog::open(Arc::clone(&store), identity.clone(), epoch)?;
+        let (_, end) = owner.log_end(identity.flavor).await?;
         let window = Arc::new(Window::bounded(
             start.position,
             config.replication.window_bytes,
@@ -133,12 +137,15 @@ impl Engine {
             window: Arc::clone(&window),
             catalog,
             progress: Arc::clone(&tail),
+            own_log,
+            end,
             // The links may still be finishing what they have in hand, and need it for that.
             stop: now.clone(),
             merges: merges(&config),
             rank: rank(&config, &target.name),
         };
-        background.push(spawn(&now, tailer.run(start)));
+        // It writes down how far it came before it ends, and so is not simply dropped.
+        background.push(tokio::spawn(tailer.run(start)));
         let watch = monitor::Monitor {
             config: Arc::clone(&config),
             links: links.clone(),

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use twinlog_cli::sandbox::ServerKind;
+use twinlog_harness::image::copy;
 use twinlog_harness::{Pair, PairOptions};
 
 const SCHEMA: &str = "CREATE DATABASE d; \
@@ -139,19 +140,6 @@ async fn store_is_lost_or_stale(kind: ServerKind) {
     write(&pair, 1, 10).await;
     pair.wait().await;
     assert_counted(&pair, 100).await;
-}
-
-fn copy(from: &std::path::Path, to: &std::path::Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 async fn logs_rotate(kind: ServerKind) {

@@ -16,6 +16,7 @@ use crate::position::LogPos;
 /// Version of the records' form; a store of another version is moved aside.
 const FORMAT: &[u8] = b"twinlog-store-2";
 const FORMAT_KEY: &[u8] = b"format";
+const TAIL_KEY: &[u8] = b"tail";
 
 /// What is kept for one link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +45,17 @@ pub struct LinkRecord {
     /// Number of the last GTID under the origin's own UUID in front of `settled` (MySQL).
     #[serde(default)]
     pub numbered: Option<u64>,
+}
+
+/// How far the node's own log was read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TailRecord {
+    /// Everything in front of this.
+    pub read: LogPos,
+    /// When the log file of `read` was begun, seconds since 1970; 0 where that is not known.
+    pub birth: u32,
+    /// Epoch of the engine that read it.
+    pub epoch: u64,
 }
 
 /// The store of one node's engine.
@@ -169,6 +181,31 @@ impl Store {
             .map_err(|error| self.trouble(&error))?;
         failpoint::reach(Failpoint::StoreHalfWritten);
         Ok(())
+    }
+
+    /// How far the node's own log was read, if that is kept and readable.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn tail(&self) -> Result<Option<TailRecord>> {
+        let bytes = self
+            .db
+            .get(TAIL_KEY)
+            .map_err(|error| self.trouble(&error))?;
+        Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+
+    /// Keeps how far the node's own log was read.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn keep_tail(&self, record: &TailRecord) -> Result<()> {
+        let bytes = serde_json::to_vec(record)
+            .map_err(|error| Error::Internal(format!("tail record: {error}")))?;
+        self.db
+            .insert(TAIL_KEY, bytes)
+            .map(|_| ())
+            .map_err(|error| self.trouble(&error))
     }
 
     /// Writes everything out.
