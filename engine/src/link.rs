@@ -120,7 +120,7 @@ impl Link {
         let breaks = self.tail.breaks();
         let set_up = async {
             let mut connection = NodeConnection::open(&self.target).await?;
-            self.end_previous(&mut connection).await?;
+            end_applier(&mut connection, &self.origin.name).await?;
             let marker = self.read_marker(&mut connection).await?;
             let resume = self.find_place(&marker)?;
             let mut origin_connection = NodeConnection::open(&self.origin).await?;
@@ -401,46 +401,6 @@ impl Link {
         }
     }
 
-    /// Ends the connection that applied for this link before, of which the server may not know yet
-    /// that it is broken: it may hold row locks, or be running a statement still. A lock of the
-    /// server's tells which it is; its number alone would not, since a server that was restarted
-    /// gives the numbers out again.
-    async fn end_previous(&self, connection: &mut NodeConnection) -> Result<()> {
-        let lock = quote_string(&format!("twinlog.apply.{}", self.origin.name));
-        let context = "taking the apply lock";
-        let previous: Option<Option<u64>> = connection
-            .first(&format!("SELECT IS_USED_LOCK({lock})"), context)
-            .await?;
-        if let Some(previous) = previous.flatten() {
-            match connection
-                .execute(format!("KILL {previous}"), context)
-                .await
-            {
-                // It ended by itself meanwhile.
-                Ok(_) | Err(Error::Server { code: 1094, .. }) => {}
-                Err(error) => {
-                    return Err(Error::Connection {
-                        node: self.target.name.clone(),
-                        message: format!(
-                            "connection {previous} still applies for this link, under another \
-                             account, and cannot be ended ({error}); KILL it"
-                        ),
-                    });
-                }
-            }
-        }
-        let taken: Option<Option<i64>> = connection
-            .first(&format!("SELECT GET_LOCK({lock}, 5)"), context)
-            .await?;
-        if taken.flatten() == Some(1) {
-            return Ok(());
-        }
-        Err(Error::Connection {
-            node: self.target.name.clone(),
-            message: "the connection that applied before has not ended yet".to_owned(),
-        })
-    }
-
     fn verify_kinds(&self, origin: &Identity) -> Result<()> {
         if origin.flavor == self.target_identity.flavor {
             return Ok(());
@@ -478,6 +438,66 @@ impl Link {
         }
         Ok(resume)
     }
+}
+
+/// Ends the connection that applies what `origin` wrote at this node, if there is one, and takes its
+/// lock. Its engine may hang, or the server may not know yet that the connection is broken; until it
+/// ends it holds row locks, that of the marker row too, or runs a statement still. A lock of the
+/// server's tells which it is; its number alone would not, since a server that was restarted gives the
+/// numbers out again. The server gives the lock back when it has rolled back what the connection had
+/// open.
+///
+/// # Errors
+/// [`Error::Connection`] where it cannot be ended, or not yet.
+pub(crate) async fn end_applier(connection: &mut NodeConnection, origin: &str) -> Result<()> {
+    let lock = apply_lock(origin);
+    let context = "taking the apply lock";
+    let node = connection.node().to_owned();
+    let previous: Option<Option<u64>> = connection
+        .first(&format!("SELECT IS_USED_LOCK({lock})"), context)
+        .await?;
+    if let Some(previous) = previous.flatten() {
+        match connection
+            .execute(format!("KILL {previous}"), context)
+            .await
+        {
+            // It ended by itself meanwhile.
+            Ok(_) | Err(Error::Server { code: 1094, .. }) => {}
+            Err(error) => {
+                return Err(Error::Connection {
+                    node,
+                    message: format!(
+                        "connection {previous} still applies for this link, under another account, and \
+                         cannot be ended ({error}); KILL it"
+                    ),
+                });
+            }
+        }
+    }
+    let taken: Option<Option<i64>> = connection
+        .first(&format!("SELECT GET_LOCK({lock}, 5)"), context)
+        .await?;
+    if taken.flatten() == Some(1) {
+        return Ok(());
+    }
+    Err(Error::Connection {
+        node,
+        message: "the connection that applied before has not ended yet".to_owned(),
+    })
+}
+
+/// Gives the lock of [`end_applier`] back.
+pub(crate) async fn let_apply(connection: &mut NodeConnection, origin: &str) -> Result<()> {
+    let sql = format!("DO RELEASE_LOCK({})", apply_lock(origin));
+    connection
+        .execute(sql, "giving back the apply lock")
+        .await?;
+    Ok(())
+}
+
+/// The name, as a literal, of the lock that the connection holds which applies what `origin` wrote.
+fn apply_lock(origin: &str) -> String {
+    quote_string(&format!("twinlog.apply.{origin}"))
 }
 
 /// Reads the marker of one origin at a node.

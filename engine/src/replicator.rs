@@ -18,7 +18,7 @@ use crate::conflict::window::Window;
 use crate::connection::{Identity, NodeConnection};
 use crate::error::{Error, Result};
 use crate::failpoint::{self, Failpoint};
-use crate::link::{Link, read_marker};
+use crate::link::{Link, end_applier, let_apply, read_marker};
 use crate::log_reader::Start;
 use crate::monitor;
 use crate::own_schema;
@@ -295,14 +295,21 @@ async fn is_set_up(owner: &mut NodeConnection, config: &Config) -> Result<bool> 
 }
 
 /// Raises the epoch of a marker, so that an engine started before is fenced at its next apply.
+///
+/// One that hangs within an apply transaction holds the marker row for as long as its connection lives,
+/// so that is ended first. Nothing is lost: it has committed, or its server rolls it back.
 async fn claim_epoch(owner: &mut NodeConnection, schema: &str, origin: &str) -> Result<Marker> {
     read_marker(owner, schema, origin).await?;
+    end_applier(owner, origin).await?;
     let sql = format!(
         "UPDATE {}.{MARKER_TABLE} SET epoch = epoch + 1 WHERE origin = {}",
         crate::connection::quote_identifier(schema),
         crate::connection::quote_string(origin)
     );
-    owner.execute(sql, "raising the epoch").await?;
+    let raised = owner.execute(sql, "raising the epoch").await;
+    // Not before: an engine that is stale and awake would begin anew.
+    let_apply(owner, origin).await?;
+    raised?;
     read_marker(owner, schema, origin).await
 }
 

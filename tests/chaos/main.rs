@@ -22,6 +22,7 @@ macro_rules! on_both {
     };
 }
 
+mod crash;
 mod failpoints;
 mod network;
 mod store;
