@@ -23,6 +23,7 @@ macro_rules! on_both {
 }
 
 mod crash;
+mod disk;
 mod failpoints;
 mod network;
 mod store;

@@ -293,14 +293,23 @@ mod tests {
         assert_eq!(store.link("a").unwrap(), None);
     }
 
+    /// Older and newer; with records that this version could read, and must not.
     #[test]
     fn another_version_is_moved_aside() {
-        let folder = tempfile::tempdir().unwrap();
-        let (store, _) = Store::open(folder.path()).unwrap();
-        store.db.insert(FORMAT_KEY, b"twinlog-store-0").unwrap();
-        store.flush().unwrap();
-        drop(store);
-        let (_, opened) = Store::open(folder.path()).unwrap();
-        assert!(matches!(opened, Opened::MovedAside(..)), "{opened:?}");
+        for version in ["twinlog-store-1", "twinlog-store-3", ""] {
+            let folder = tempfile::tempdir().unwrap();
+            let (store, _) = Store::open(folder.path()).unwrap();
+            store.keep_link("a", &record(100)).unwrap();
+            store.db.insert(FORMAT_KEY, version).unwrap();
+            store.flush().unwrap();
+            drop(store);
+            let (store, opened) = Store::open(folder.path()).unwrap();
+            let Opened::MovedAside(aside, why) = opened else {
+                panic!("{version}: {opened:?}");
+            };
+            assert!(why.contains("another version"), "{why}");
+            assert!(aside.join("db").exists());
+            assert_eq!(store.link("a").unwrap(), None, "{version}");
+        }
     }
 }
