@@ -25,6 +25,7 @@ macro_rules! on_both {
 mod crash;
 mod disk;
 mod failpoints;
+mod huge;
 mod network;
 mod store;
 mod storm;
