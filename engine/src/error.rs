@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::conflict::journal::Entry;
+
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -96,9 +98,14 @@ pub enum Error {
         problem: String,
     },
 
-    /// Both nodes wrote the same key without having seen each other's write.
-    #[error("concurrent write: {0}")]
-    Conflict(String),
+    /// Both nodes wrote the same key without having seen each other's write, and it is not settled.
+    #[error("concurrent write: {message}")]
+    Conflict {
+        /// What met what, and what to do.
+        message: String,
+        /// What the journal has to say of it; `None` where it says it already, or there is nothing.
+        entry: Option<Box<Entry>>,
+    },
 
     /// A row is missing or different without any concurrent write: the nodes had drifted apart.
     #[error("drift: {0}")]
@@ -140,6 +147,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// A conflict that is not settled and of which the journal has nothing to say.
+    #[must_use]
+    pub fn conflict(message: impl Into<String>) -> Self {
+        Self::Conflict {
+            message: message.into(),
+            entry: None,
+        }
+    }
+
     /// Says whether the link tries again or stops. Exhaustive on purpose: a new kind of error has
     /// to be decided here.
     #[must_use]
@@ -153,7 +169,7 @@ impl Error {
             | Error::Binlog { .. }
             | Error::LogLost { .. }
             | Error::Unsupported { .. }
-            | Error::Conflict(_)
+            | Error::Conflict { .. }
             | Error::Drift(_)
             | Error::Schema { .. }
             | Error::Fenced(_)

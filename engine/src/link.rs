@@ -300,7 +300,7 @@ impl Link {
             for passed in &batch.passed {
                 match &passed.reason {
                     Reason::Applied(marker) => {
-                        open_intent = marker.intended.is_some();
+                        open_intent = marker.intent.is_some();
                         marked = Some(marker.position);
                     }
                     Reason::AppliedDefinition => open_intent = false,

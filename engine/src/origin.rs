@@ -82,6 +82,8 @@ pub struct OriginFilter {
     intent: Option<LogPos>,
     /// Where the log's last image of the peer's marker row left it.
     marked: Option<LogPos>,
+    /// See [`Local::unplaced`].
+    unplaced: bool,
 }
 
 impl OriginFilter {
@@ -108,6 +110,7 @@ impl OriginFilter {
             settled: None,
             intent: None,
             marked: None,
+            unplaced: false,
         }
     }
 
@@ -149,6 +152,7 @@ impl OriginFilter {
                 };
             }
             if *marker.origin == *self.peer.node {
+                self.unplaced = false;
                 self.intent = marker.intent;
                 if marker.intent.is_none() || marker.intent != self.settled {
                     self.intended.clone_from(&marker.intended);
@@ -171,8 +175,15 @@ impl OriginFilter {
         self.local(transaction)
     }
 
+    /// DDL of the peer was run here. What stands behind it in this log has seen it, though the marker
+    /// says so only later.
     fn settle(&mut self) {
         self.intended = None;
+        match self.intent {
+            Some(end) => self.seen.position = self.seen.position.max(end),
+            // The reading began between its intent and itself.
+            None => self.unplaced = true,
+        }
         self.settled = self.intent;
     }
 
@@ -290,6 +301,7 @@ impl OriginFilter {
             weight: transaction.weight,
             first_write: 0,
             barrier,
+            unplaced: self.unplaced,
             log_birth: 0,
             _sealed: Sealed::by_origin_filter(),
         };

@@ -209,7 +209,7 @@ impl Tailer {
             local.end,
             local.effective,
             &definition.tables(),
-            definition.removes_rows(),
+            definition.effect(),
         )?;
         self.catalog.forget();
         Ok(())

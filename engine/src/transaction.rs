@@ -113,6 +113,9 @@ pub struct Local {
     pub first_write: u32,
     /// Whether it only touches the engine's own barrier table.
     pub barrier: bool,
+    /// Whether DDL of the other node was run in front of it, and `seen` does not say so because it is
+    /// not known which one.
+    pub unplaced: bool,
     /// When its log file was begun; see [`crate::source::Source::birth`].
     pub log_birth: u32,
     /// Nobody reads it: it is there so that nobody else can make one.
@@ -228,6 +231,18 @@ pub struct Seen {
     pub clock: u64,
 }
 
+/// What a DDL statement does to the rows of its tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowEffect {
+    /// They stay.
+    Kept,
+    /// They go, and the table stays: a delete of every row.
+    Emptied,
+    /// They go, or some of them, or to another table: this must not meet rows which the origin had
+    /// not seen.
+    Removed,
+}
+
 impl Definition {
     /// The tables that it makes, changes or removes, as (database, table); with an empty table name
     /// where it is about a whole database.
@@ -243,10 +258,17 @@ impl Definition {
             .collect()
     }
 
-    /// Whether it removes rows or gives them to another table, so that it must not meet rows which
-    /// its origin had not seen.
+    /// What it does to the rows of its tables.
     #[must_use]
-    pub fn removes_rows(&self) -> bool {
+    pub fn effect(&self) -> RowEffect {
+        match self.ddl.kind {
+            DdlKind::TruncateTable => RowEffect::Emptied,
+            _ if self.removes_rows() => RowEffect::Removed,
+            _ => RowEffect::Kept,
+        }
+    }
+
+    fn removes_rows(&self) -> bool {
         let words = || {
             String::from_utf8_lossy(&self.statement.sql)
                 .to_ascii_uppercase()
@@ -256,10 +278,7 @@ impl Definition {
                 .collect::<Vec<_>>()
         };
         match self.ddl.kind {
-            DdlKind::DropDatabase
-            | DdlKind::DropTable
-            | DdlKind::TruncateTable
-            | DdlKind::RenameTable => true,
+            DdlKind::DropDatabase | DdlKind::DropTable | DdlKind::RenameTable => true,
             // RENAME TO names two tables; partitions take their rows along.
             DdlKind::AlterTable => {
                 self.ddl.tables.len() > 1
@@ -276,6 +295,7 @@ impl Definition {
                 .any(|pair| pair[0] == "OR" && pair[1] == "REPLACE"),
             DdlKind::CreateDatabase
             | DdlKind::AlterDatabase
+            | DdlKind::TruncateTable
             | DdlKind::CreateIndex
             | DdlKind::DropIndex
             | DdlKind::CreateView

@@ -135,7 +135,7 @@ async fn an_operators_day(kind: ServerKind) {
             .query_drop(&format!(
                 "CREATE USER 'twinlog'@'127.0.0.1' IDENTIFIED BY '{PASSWORD}';
                  GRANT {administrative} ON *.* TO 'twinlog'@'127.0.0.1';
-                 GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, REFERENCES,
+                 GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, LOCK TABLES, REFERENCES,
                        CREATE VIEW, SHOW VIEW, TRIGGER ON d.* TO 'twinlog'@'127.0.0.1';
                  GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX ON twinlog.*
                        TO 'twinlog'@'127.0.0.1';

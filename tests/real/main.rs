@@ -41,6 +41,7 @@ mod spine;
 mod statements;
 mod stopping;
 mod sysbench;
+mod truncating;
 mod types;
 mod workload;
 

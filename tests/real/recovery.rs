@@ -231,14 +231,14 @@ async fn a_node_out_of_writing(kind: ServerKind) {
         ServerKind::MariaDb => {
             "CREATE USER engine@'127.0.0.1' IDENTIFIED BY 'word'; \
              GRANT REPLICATION SLAVE, BINLOG MONITOR, BINLOG REPLAY, BINLOG ADMIN ON *.* TO engine@'127.0.0.1'; \
-             GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, REFERENCES, CREATE VIEW, \
+             GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, LOCK TABLES, REFERENCES, CREATE VIEW, \
              SHOW VIEW, TRIGGER ON *.* TO engine@'127.0.0.1'"
         }
         ServerKind::MySql => {
             "CREATE USER engine@'127.0.0.1' IDENTIFIED BY 'word'; \
              GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO engine@'127.0.0.1'; \
              GRANT REPLICATION_APPLIER, SESSION_VARIABLES_ADMIN ON *.* TO engine@'127.0.0.1'; \
-             GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, REFERENCES, CREATE VIEW, \
+             GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, LOCK TABLES, REFERENCES, CREATE VIEW, \
              SHOW VIEW, TRIGGER ON *.* TO engine@'127.0.0.1'"
         }
     };

@@ -1,33 +1,37 @@
 //! Apply transactions as the engine makes them: the ordinary one, which writes and then asks whether
 //! it met anybody, and the careful one, which locks, asks, and settles write by write.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use twinlog_engine::conflict::claim::RowWrite;
 use twinlog_engine::conflict::detect::{Claim, first_meeting};
 use twinlog_engine::conflict::family::Related;
 use twinlog_engine::conflict::history::{Entry, merged};
-use twinlog_engine::conflict::key::KeyHash;
+use twinlog_engine::conflict::key::{KeyHash, TableHash};
 use twinlog_engine::conflict::policy::{Standing, Winner};
 use twinlog_engine::conflict::resolve::{
-    Arrival, Conflict, ConflictKind, Finding, Rival, RowAction, orphaned, resolve, without_its_row,
+    Arrival, Conflict, ConflictKind, Finding, Rival, RowAction, emptied, orphaned, resolve,
+    without_its_row,
 };
+use twinlog_engine::group::{Step, coalesced};
 use twinlog_engine::position::LogPos;
 use twinlog_engine::position::marker::Marker;
 use twinlog_engine::row::Row;
 
 use super::engine::{Engine, Read};
-use super::server::{Body, Change, Lock, Mark, Undo, key_of};
+use super::server::{Body, Change, EMPTIED, Lock, Mark, Undo, key_of};
 use super::world::{Interrupt, Mutation, World, show};
 
 /// What a careful transaction settled, and its writes for the histories.
 type Written = (Vec<(LogPos, Conflict)>, Vec<(KeyHash, Entry)>);
 
 fn changes(read: &Read) -> &[Change] {
-    match &read.logged.body {
-        Body::Local(changes) => changes,
-        Body::LeftOut | Body::Applied(..) => &[],
-    }
+    read.logged.body.changes()
+}
+
+fn empties(read: &Read) -> bool {
+    matches!(read.logged.body, Body::Emptied(_))
 }
 
 /// Every key that the transactions claim or leave, with what they had seen of a node.
@@ -39,6 +43,13 @@ fn claims(reads: &[Read], of: usize, merging: bool) -> Vec<Claim> {
                 let left = write.left().iter().map(|(_, key)| *key);
                 let keys = write.claims().map(|(key, _)| key).chain(left);
                 let related = written.related.iter().flat_map(Related::keys);
+                let (database, table) = EMPTIED;
+                claims.push(Claim {
+                    transaction,
+                    change,
+                    key: KeyHash::emptied(database, table),
+                    seen: read.seen[of].position,
+                });
                 claims.extend(related.map(|key| Claim {
                     transaction,
                     change,
@@ -70,6 +81,19 @@ impl World {
         engine: &mut Engine,
         reads: &[Read],
     ) -> Result<(), Interrupt> {
+        // DDL is applied by itself.
+        if let Some(first) = reads.iter().position(empties)
+            && reads.len() > 1
+        {
+            self.apply([node, origin], engine, &reads[..first])?;
+            self.apply([node, origin], engine, &reads[first..=first])?;
+            return self.apply([node, origin], engine, &reads[first + 1..]);
+        }
+        if let [one] = reads
+            && empties(one)
+        {
+            return self.empty([node, origin], engine, one);
+        }
         if reads.is_empty() {
             return Ok(());
         }
@@ -85,6 +109,44 @@ impl World {
                 self.careful([node, origin], engine, one)?;
             }
         }
+        Ok(())
+    }
+
+    /// A TRUNCATE that arrives: as it is where it meets no rows, and else around those that stand. The
+    /// table is locked from the last look on, and so nobody comes between.
+    fn empty(
+        &mut self,
+        [node, origin]: [usize; 2],
+        engine: &mut Engine,
+        read: &Read,
+    ) -> Result<(), Interrupt> {
+        self.interlude(node, engine, &[])?;
+        self.tail_on(node, engine, usize::MAX)?;
+        let (database, table) = EMPTIED;
+        let written = TableHash::new(database, table);
+        let mut others = (0..self.nodes).filter(|of| *of != origin);
+        let meets = others.any(|of| {
+            let seen = read.seen[of].position;
+            let written = engine.windows[of].concurrent_table_write(written, seen);
+            let emptied = KeyHash::emptied(database, table);
+            // A third node's may have taken along what this one leaves.
+            let emptied = engine.windows[of].concurrent_write(emptied, seen);
+            written.is_some() || (self.nodes > 2 && emptied.is_some())
+        });
+        let mut undo = Undo::default();
+        if !meets || self.mutation == Some(Mutation::EmptiedWhole) {
+            self.servers[node].rows.clear();
+        }
+        for change in changes(read) {
+            let settled =
+                self.settle_write([node, origin], engine, (read, change, 0), &[], &mut undo);
+            match settled {
+                Ok(Some(conflict)) => self.note([node, origin], read.logged.end, &conflict)?,
+                Ok(None) => {}
+                Err(interrupt) => return Err(interrupt),
+            }
+        }
+        self.commit_group([node, origin], engine, std::slice::from_ref(read));
         Ok(())
     }
 
@@ -116,24 +178,11 @@ impl World {
         undo: &mut Undo,
     ) -> Result<bool, Interrupt> {
         let mut locked: Vec<Lock> = Vec::new();
-        let mut unfit: Option<String> = None;
-        for change in reads.iter().flat_map(changes) {
-            self.interlude(node, engine, &locked)?;
-            let server = &mut self.servers[node];
-            for image in change.before().into_iter().chain(change.after()) {
-                locked.extend(server.locks_of(image));
-            }
-            if let Some(before) = change.before()
-                && let Some(found) = server.rows.get(&key_of(before))
-                && found != before
-            {
-                unfit = Some(format!("row {} is another than it was", key_of(before)));
-            }
-            if let Err(problem) = server.write(change, undo) {
-                unfit = Some(problem);
-                break;
-            }
-        }
+        let unfit = if self.some(50) {
+            self.write_merged(node, engine, reads, &mut locked, undo)?
+        } else {
+            self.write_in_order(node, engine, reads, &mut locked, undo)?
+        };
         self.interlude(node, engine, &locked)?;
         if self.mutation != Some(Mutation::NoGuard) {
             self.tail_on(node, engine, usize::MAX)?;
@@ -151,6 +200,77 @@ impl World {
         self.every_child_has_its_parent(node)?;
         self.interlude(node, engine, &locked)?;
         Ok(true)
+    }
+
+    /// Writes each change by itself. Gives what did not fit.
+    fn write_in_order(
+        &mut self,
+        node: usize,
+        engine: &mut Engine,
+        reads: &[Read],
+        locked: &mut Vec<Lock>,
+        undo: &mut Undo,
+    ) -> Result<Option<String>, Interrupt> {
+        let mut unfit = None;
+        for change in reads.iter().flat_map(changes) {
+            self.interlude(node, engine, locked)?;
+            let server = &mut self.servers[node];
+            for image in change.before().into_iter().chain(change.after()) {
+                locked.extend(server.locks_of(image));
+            }
+            if let Some(before) = change.before()
+                && let Some(found) = server.rows.get(&key_of(before))
+                && found != before
+            {
+                unfit = Some(format!("row {} is another than it was", key_of(before)));
+            }
+            if let Err(problem) = server.write(change, undo) {
+                unfit = Some(problem);
+                break;
+            }
+        }
+        Ok(unfit)
+    }
+
+    /// Writes the changes merged, by the engine's own plan. Gives what did not fit.
+    fn write_merged(
+        &mut self,
+        node: usize,
+        engine: &mut Engine,
+        reads: &[Read],
+        locked: &mut Vec<Lock>,
+        undo: &mut Undo,
+    ) -> Result<Option<String>, Interrupt> {
+        let tables = Rc::clone(&self.tables);
+        let changes = reads.iter().flat_map(changes);
+        for step in coalesced(changes.map(|change| change.mapped(&tables))) {
+            self.interlude(node, engine, locked)?;
+            let rows: &[&Row] = match &step {
+                Step::Insert(_, rows)
+                | Step::Upsert(_, rows)
+                | Step::Delete(_, rows)
+                | Step::Lock(_, rows) => rows,
+                Step::Update(_, before, after) => {
+                    locked.extend(self.servers[node].row_locks(before));
+                    &[after]
+                }
+            };
+            if self.mutation == Some(Mutation::PlanLocksNothing) && matches!(step, Step::Lock(..)) {
+                continue;
+            }
+            let server = &mut self.servers[node];
+            for row in rows {
+                // What it only names is the row's own, and goes with its lock.
+                locked.extend(match step {
+                    Step::Delete(..) | Step::Lock(..) => server.row_locks(row),
+                    _ => server.locks_of(row),
+                });
+                if let Err(problem) = server.step(&step, row, undo) {
+                    return Ok(Some(problem));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Whether the transactions meet a write of another node, or of this one's clients, that they had
@@ -291,23 +411,34 @@ impl World {
             policy: self.policy,
         };
         let thirds_count = self.mutation != Some(Mutation::ThirdNodesForgotten);
+        let (database, table) = EMPTIED;
+        let row_key = write.row_key();
+        let emptied_counts = self.mutation != Some(Mutation::EmptiedForgotten);
         let rivals = |key: KeyHash| {
             let others = (0..engine.windows.len())
                 .filter(move |of| *of != origin && (thirds_count || *of == node));
             others.filter_map(move |of| {
-                let window = &engine.windows[of];
-                let claim = window.concurrent_write(key, read.seen[of].position)?;
+                let (window, seen) = (&engine.windows[of], read.seen[of].position);
+                let claim = if Some(key) == row_key && emptied_counts {
+                    window.concurrent_row_write(key, KeyHash::emptied(database, table), seen)?
+                } else {
+                    window.concurrent_write(key, seen)?
+                };
                 Some((of, claim, window.seen_at(claim.position)))
             })
         };
         let places = &self.places.of;
-        let mut resolution = resolve(&arrival, |key| {
+        let concurrent = |key: KeyHash| {
             rivals(key).map(|(of, claim, seen)| Rival {
                 claim,
                 place: places[of],
                 seen: if pairwise { Arc::default() } else { seen },
             })
-        });
+        };
+        let mut resolution = match empties(read) {
+            true => emptied(&arrival, concurrent),
+            false => resolve(&arrival, concurrent),
+        };
         let meets = |key: &KeyHash| rivals(*key).next().is_some();
         if related.after.iter().any(meets) {
             if self.mutation != Some(Mutation::OrphansStand) {
@@ -457,4 +588,4 @@ impl World {
 }
 
 /// Number of kinds, for counting them.
-pub(crate) const KINDS: usize = ConflictKind::ForeignKey as usize + 1;
+pub(crate) const KINDS: usize = ConflictKind::Truncate as usize + 1;

@@ -57,7 +57,7 @@ impl World {
             for origin in (0..self.nodes).filter(|origin| *origin != node) {
                 let log = self.servers[origin].log.iter();
                 let written: Vec<LogPos> = log
-                    .filter(|logged| matches!(logged.body, Body::Local(_)))
+                    .filter(|logged| logged.body.is_written())
                     .map(|logged| logged.end)
                     .collect();
                 let applied = &self.applied[node][origin];
@@ -102,7 +102,7 @@ impl World {
             let (origin, mark) = match &logged.body {
                 Body::Applied(origin, mark) => (*origin, mark),
                 Body::LeftOut => continue,
-                Body::Local(changes) => {
+                Body::Local(changes) | Body::Emptied(changes) => {
                     last[node].extend(claimed(changes).map(|key| (key, logged.end)));
                     continue;
                 }
@@ -116,9 +116,7 @@ impl World {
                 let Some(Some(read)) = reader.read(log, self.mutation) else {
                     continue;
                 };
-                let Body::Local(changes) = &read.logged.body else {
-                    continue;
-                };
+                let changes = read.logged.body.changes();
                 let end = read.logged.end;
                 for (of, last) in last.iter().enumerate().filter(|(of, _)| *of != origin) {
                     for key in claimed(changes) {
@@ -160,9 +158,8 @@ impl World {
             let mut reader = Reader::first(log, self.nodes);
             while let Some(read) = reader.read(log, self.mutation) {
                 let index = reader.next - 1;
-                let (Some(read), Body::Local(changes)) = (read, &log[index].body) else {
-                    continue;
-                };
+                let Some(read) = read else { continue };
+                let changes = log[index].body.changes();
                 let computed = self.effective[node].get(&index);
                 if computed.is_some_and(|computed| *computed != read.effective) {
                     return Err(format!(

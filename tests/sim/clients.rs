@@ -16,6 +16,10 @@ impl World {
             self.commit(node, Body::LeftOut);
             return;
         }
+        if self.truncates && self.random.percent(4) {
+            self.truncate(node, locked);
+            return;
+        }
         let wanted = 1 + self.random.below(4);
         let mut changes: Vec<RowChange> = Vec::new();
         let mut undo = Undo::default();
@@ -34,6 +38,22 @@ impl World {
             .collect();
         self.tally.transactions += 1;
         self.commit(node, Body::Local(changes));
+    }
+
+    /// Empties the table, which an open transaction that wrote it does not let happen.
+    fn truncate(&mut self, node: usize, locked: &[Lock]) {
+        if !locked.is_empty() {
+            return;
+        }
+        self.servers[node].rows.clear();
+        let keys = 1..=(self.traits.rows as i64);
+        let deletes = keys.map(|key| {
+            let before = row(key, [None, None], 0);
+            Change::new(RowChange::Delete { before }, &self.tables)
+        });
+        let deletes = deletes.collect();
+        self.tally.transactions += 1;
+        self.commit(node, Body::Emptied(deletes));
     }
 
     /// Tries one change (or a swap of three) within a client's transaction.

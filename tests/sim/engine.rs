@@ -8,15 +8,15 @@ use std::rc::Rc;
 use twinlog_engine::clock::Clock;
 use twinlog_engine::conflict::claim::ClaimKind;
 use twinlog_engine::conflict::history::{self, Before, Entry, Kept, Order, writes_of};
-use twinlog_engine::conflict::key::KeyHash;
+use twinlog_engine::conflict::key::{KeyHash, TableHash};
 use twinlog_engine::conflict::rules::ColumnRule;
 use twinlog_engine::conflict::window::Window;
 use twinlog_engine::position::LogPos;
 use twinlog_engine::position::reconcile::Resume;
 use twinlog_engine::row::Row;
-use twinlog_engine::transaction::Seen;
+use twinlog_engine::transaction::{RowEffect, Seen};
 
-use super::server::{Body, Known, Logged};
+use super::server::{Body, EMPTIED, Known, Logged};
 use super::world::Mutation;
 
 /// Reads one log as the loop filter does (`OriginFilter::judge`).
@@ -309,6 +309,15 @@ impl Engine {
 
     /// Puts what a transaction claims into its node's window, and its writes into their histories.
     pub(crate) fn remember(&self, of: usize, read: &Read, mutation: Option<Mutation>) {
+        if let Body::Emptied(_) = &read.logged.body {
+            let (window, end) = (&self.windows[of], read.logged.end);
+            let seen = self.merging.places.in_front(of, &read.seen);
+            window.record_seen(end, &seen);
+            let recorded =
+                window.record_definition(end, read.effective, &[EMPTIED], RowEffect::Emptied);
+            recorded.expect("all is in memory");
+            return;
+        }
         let Body::Local(changes) = &read.logged.body else {
             return;
         };
@@ -330,13 +339,15 @@ impl Engine {
         if mutation == Some(Mutation::NoTombstones) {
             claims.retain(|(_, kind)| *kind != ClaimKind::Tombstone);
         }
+        let (database, table) = EMPTIED;
+        let tables = [TableHash::new(database, table)];
         let window = &self.windows[of];
         window.record_seen(
             read.logged.end,
             &self.merging.places.in_front(of, &read.seen),
         );
         window
-            .record(read.logged.end, read.effective, claims, [])
+            .record(read.logged.end, read.effective, claims, tables)
             .expect("all is in memory");
     }
 

@@ -182,6 +182,21 @@ fn finds_third_nodes_not_read_again() {
 }
 
 #[test]
+fn finds_rows_put_into_a_table_that_was_emptied() {
+    finds(Mutation::EmptiedForgotten, "INV-CONVERGE", 1000);
+}
+
+#[test]
+fn finds_rows_that_a_truncate_takes_along() {
+    finds(Mutation::EmptiedWhole, "INV-CONVERGE", 1000);
+}
+
+#[test]
+fn finds_merged_plans_that_do_not_lock_all_their_rows() {
+    finds(Mutation::PlanLocksNothing, "INV-NO-SILENCE", 5000);
+}
+
+#[test]
 fn finds_priority_that_goes_round() {
     finds(Mutation::PairwisePriority, "INV-CONVERGE", 20_000);
 }

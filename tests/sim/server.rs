@@ -6,16 +6,18 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use twinlog_engine::conflict::claim::{ClaimKind, RowWrite};
+use twinlog_engine::apply::mapping::Mapping;
+use twinlog_engine::conflict::claim::{ChangeKeys, ClaimKind, RowWrite};
 use twinlog_engine::conflict::collation::Weights;
 use twinlog_engine::conflict::family::{Dependent, Family, Reference, Related};
 use twinlog_engine::conflict::history::{Kept, Unkept};
 use twinlog_engine::conflict::key::{KeyHash, image_keys};
+use twinlog_engine::group::{Mapped, Step};
 use twinlog_engine::position::LogPos;
 use twinlog_engine::position::marker::Marker;
-use twinlog_engine::row::{Row, RowChange, Value};
+use twinlog_engine::row::{ColumnKind, Row, RowChange, SourceColumn, SourceTable, Value};
 use twinlog_engine::schema::{ColumnSchema, ForeignKey, TableSchema, UniqueKey};
-use twinlog_engine::transaction::Seen;
+use twinlog_engine::transaction::{ForeignKeyMode, Seen};
 
 /// Columns: the row key, two that may be unique, and one that never is.
 const UNIQUE_COLUMNS: [usize; 2] = [1, 2];
@@ -39,6 +41,7 @@ pub(crate) const REFERENCE: usize = 9;
 #[derive(Debug)]
 pub(crate) struct Change {
     pub(crate) change: RowChange,
+    pub(crate) keys: ChangeKeys,
     pub(crate) writes: Vec<RowWrite>,
     /// Of each write: what it claims beside its keys.
     pub(crate) claimed: Vec<Vec<(KeyHash, ClaimKind)>>,
@@ -51,6 +54,7 @@ pub(crate) struct Change {
 pub(crate) struct Tables {
     table: [TableSchema; 2],
     family: [Family; 2],
+    mapping: [Arc<Mapping>; 2],
 }
 
 /// What a transaction in the log is.
@@ -58,6 +62,9 @@ pub(crate) struct Tables {
 pub(crate) enum Body {
     /// Written by clients.
     Local(Vec<Change>),
+    /// The first table was emptied by a client's TRUNCATE: the deletes of all rows that there may be, as
+    /// which it counts.
+    Emptied(Vec<Change>),
     /// Written by clients to tables that are not replicated.
     LeftOut,
     /// Applied by the engine; the marker of its origin as it then was.
@@ -180,6 +187,31 @@ fn column(name: &str) -> ColumnSchema {
     }
 }
 
+fn mapping(table: &TableSchema, parents: &[ForeignKey], children: &[ForeignKey]) -> Arc<Mapping> {
+    let columns = table.columns.iter().map(|column| SourceColumn {
+        name: Some(column.name.as_str().into()),
+        kind: ColumnKind::LongLong,
+        unsigned: Some(false),
+        collation: None,
+        nullable: true,
+    });
+    let source = SourceTable {
+        database: table.database.as_str().into(),
+        name: table.name.as_str().into(),
+        columns: columns.collect(),
+        primary_key: None,
+    };
+    let target = TableSchema {
+        parents: parents.to_vec(),
+        children: children.to_vec(),
+        ..table.clone()
+    };
+    let mut mapping = Mapping::new(Arc::new(source), Arc::new(target), false).expect("they fit");
+    // What goes with its parent is in the log.
+    mapping.foreign_keys = ForeignKeyMode::Logged;
+    Arc::new(mapping)
+}
+
 pub(crate) fn schema(unique_keys: usize) -> TableSchema {
     TableSchema {
         database: "d".into(),
@@ -200,6 +232,24 @@ pub(crate) fn schema(unique_keys: usize) -> TableSchema {
         parents: Vec::new(),
         children: Vec::new(),
         triggers: false,
+    }
+}
+
+/// Database and name of the first table, as the engine knows it.
+pub(crate) const EMPTIED: (&str, &str) = ("d", "t");
+
+impl Body {
+    /// What clients wrote.
+    pub(crate) fn changes(&self) -> &[Change] {
+        match self {
+            Body::Local(changes) | Body::Emptied(changes) => changes,
+            Body::LeftOut | Body::Applied(..) => &[],
+        }
+    }
+
+    /// Whether clients of the log's node wrote it, and other nodes are to have it.
+    pub(crate) fn is_written(&self) -> bool {
+        matches!(self, Body::Local(_) | Body::Emptied(_))
     }
 }
 
@@ -224,11 +274,14 @@ impl Tables {
             child: Arc::new(child.clone()),
         };
         let reference = Reference {
-            key,
+            key: key.clone(),
             parent: Arc::new(parent.clone()),
             columns: vec![PARENT],
         };
+        let refers = std::slice::from_ref(&key);
+        let mapping = [mapping(&parent, &[], refers), mapping(&child, refers, &[])];
         Self {
+            mapping,
             table: [parent, child],
             family: [
                 Family {
@@ -248,6 +301,7 @@ impl Change {
     pub(crate) fn new(change: RowChange, tables: &Tables) -> Self {
         let mut built = Self {
             change,
+            keys: ChangeKeys::default(),
             writes: Vec::new(),
             claimed: Vec::new(),
             related: Vec::new(),
@@ -256,10 +310,10 @@ impl Change {
         let which = usize::from(before.or(after).is_some_and(is_child));
         let (schema, family) = (&tables.table[which], &tables.family[which]);
         let weights = Weights::default();
-        let writes: Vec<RowWrite> = RowWrite::of(&built.change, |row| {
+        let keys = ChangeKeys::of(&built.change, |row| {
             image_keys(schema, |column| row.get(column), &weights)
-        })
-        .collect();
+        });
+        let writes: Vec<RowWrite> = keys.clone().writes().collect();
         let of_before = |column: usize| before?.get(column);
         let of_after = |column: usize| after?.get(column);
         let claimed = writes
@@ -270,10 +324,21 @@ impl Change {
             .iter()
             .map(|write| family.meets(write, of_before, of_after, &weights))
             .collect();
+        built.keys = keys;
         built.writes = writes;
         built.claimed = claimed;
         built.related = related;
         built
+    }
+
+    /// As the engine merges a group's changes.
+    pub(crate) fn mapped<'c>(&'c self, tables: &'c Tables) -> Mapped<'c> {
+        let which = usize::from(self.before().or(self.after()).is_some_and(is_child));
+        Mapped {
+            mapping: &tables.mapping[which],
+            change: &self.change,
+            keys: &self.keys,
+        }
     }
 
     pub(crate) fn before(&self) -> Option<&Row> {
@@ -410,6 +475,44 @@ impl Server {
                 return Err(format!("row {} has a value that is taken", key_of(after)));
             }
             self.set(key_of(after), Some(after.clone()), undo);
+        }
+        Ok(())
+    }
+
+    /// Does what a statement of a merged plan does with one of its rows. `Err` where the server would
+    /// refuse it, or not say of it what the plan expects.
+    pub(crate) fn step(
+        &mut self,
+        step: &Step<'_>,
+        row: &Row,
+        undo: &mut Undo,
+    ) -> Result<(), String> {
+        let key = key_of(row);
+        let gone = match step {
+            Step::Update(_, before, _) => Some(key_of(before)),
+            Step::Insert(..) => None,
+            Step::Upsert(..) | Step::Delete(..) | Step::Lock(..) => Some(key),
+        };
+        match gone {
+            Some(gone) if !self.rows.contains_key(&gone) => return Err(format!("no row {gone}")),
+            None if self.rows.contains_key(&key) => {
+                return Err(format!("row {key} is there already"));
+            }
+            _ => {}
+        }
+        let after = match step {
+            Step::Lock(..) => return Ok(()),
+            Step::Delete(..) => None,
+            Step::Insert(..) | Step::Upsert(..) | Step::Update(..) => Some(row.clone()),
+        };
+        if let Some(gone) = gone {
+            self.set(gone, None, undo);
+        }
+        if after.is_some() {
+            if self.rows.contains_key(&key) || !self.fits(row) {
+                return Err(format!("row {key} has a value that is taken"));
+            }
+            self.set(key, after, undo);
         }
         Ok(())
     }

@@ -56,6 +56,12 @@ pub(crate) enum Mutation {
     ThirdNodesForgotten,
     /// What third nodes wrote is not read again at a restart.
     ThirdNodesNotReadAgain,
+    /// What arrives of a table that was emptied here is put in as if it had not been.
+    EmptiedForgotten,
+    /// A TRUNCATE that arrives takes along what was written here.
+    EmptiedWhole,
+    /// A merged plan does not lock the rows that it only has to hold.
+    PlanLocksNothing,
     /// With three nodes, that which stands in front wins, whatever the two had seen of the others.
     PairwisePriority,
 }
@@ -118,9 +124,11 @@ pub(crate) struct World {
     pub(crate) places: Places,
     /// How columns are merged; empty where rows go as a whole.
     pub(crate) rules: Vec<ColumnRule>,
-    pub(crate) tables: Tables,
+    pub(crate) tables: Rc<Tables>,
     /// Whether the second table is in use.
     pub(crate) children: bool,
+    /// Whether clients empty the first one.
+    pub(crate) truncates: bool,
     pub(crate) servers: Vec<Server>,
     pub(crate) initial: BTreeMap<i64, Row>,
     engines: Vec<Option<Engine>>,
@@ -221,6 +229,7 @@ impl World {
         if children {
             unique_keys = 0;
         }
+        let truncates = rules.is_empty() && !children && random.percent(50);
         let hashed = match mutation {
             Some(Mutation::NoUniqueKeys) => 0,
             _ => unique_keys,
@@ -251,8 +260,9 @@ impl World {
             nodes,
             places,
             rules,
-            tables: Tables::new(hashed),
+            tables: Rc::new(Tables::new(hashed)),
             children,
+            truncates,
             initial,
             engines: (0..nodes).map(|_| None).collect(),
             stores: vec![vec![Vec::new(); nodes]; nodes],
@@ -388,6 +398,7 @@ impl World {
                     let changes: Vec<_> = changes.iter().map(|change| &change.change).collect();
                     format!("node {node} behind {end}: clients {changes:?}; rows {rows}")
                 }
+                Body::Emptied(_) => format!("node {node} behind {end}: clients empty the table"),
                 Body::LeftOut => format!("node {node} behind {end}: not replicated"),
                 Body::Applied(origin, mark) => format!(
                     "node {node} behind {end}: applied {} of node {origin}; rows {rows}",

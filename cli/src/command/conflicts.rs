@@ -64,7 +64,9 @@ pub(super) async fn list(
     ];
     let mut table = output.table(&headings);
     for entry in &entries {
-        let winner = if entry.winner_node.is_empty() {
+        let winner = if entry.winner == "none" {
+            "halted".to_owned()
+        } else if entry.winner_node.is_empty() {
             entry.winner.clone()
         } else {
             format!("{} ({})", entry.winner_node, entry.winner)
@@ -226,6 +228,11 @@ fn print(entry: &Recorded, output: &Output) -> anyhow::Result<()> {
 
 /// Who won, in words.
 fn why(entry: &Recorded) -> String {
+    if entry.winner == "none" {
+        return "Nothing was settled: the link halted in front of it, and its message in `twinlog \
+                status` says what to do."
+            .to_owned();
+    }
     let stands = match entry.winner.as_str() {
         "merged" => "Both writes stand, merged column by column".to_owned(),
         _ => format!("The write of {} stands", entry.winner_node),

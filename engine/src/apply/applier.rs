@@ -16,6 +16,7 @@ use super::prepare::{Prepared, PreparedTransaction, Preparer, Written, meeting};
 use super::session;
 use crate::config::Config;
 use crate::conflict::detect::Meeting;
+use crate::conflict::journal;
 use crate::conflict::window::Window;
 use crate::connection::{Identity, NodeConnection};
 use crate::error::{Disposition, Error, Result};
@@ -155,6 +156,21 @@ impl Applier {
     /// [`Error::Conflict`], [`Error::Drift`] and the others stop the link, with everything in front
     /// of the transaction to blame applied.
     pub async fn apply(&mut self, batch: &mut Batch, prepared: Option<Prepared>) -> Result<()> {
+        let applied = self.apply_batch(batch, prepared).await;
+        if let Err(Error::Conflict {
+            entry: Some(entry), ..
+        }) = &applied
+        {
+            let node = self.config.node(&self.target.node)?;
+            let schema = &self.config.engine.schema;
+            if journal::note_unsettled(node, schema, entry).await? {
+                self.progress.conflict(entry.kind, entry.winner);
+            }
+        }
+        applied
+    }
+
+    async fn apply_batch(&mut self, batch: &mut Batch, prepared: Option<Prepared>) -> Result<()> {
         if let Some(huge) = &batch.huge {
             return self.apply_huge(huge).await;
         }
@@ -257,7 +273,7 @@ impl Applier {
         let alone = transactions.len() == 1;
         let attempt = match self.attempt(transactions, way).await {
             // What stands in front of the one that halts is applied all the same.
-            Err(Error::Conflict(_)) if !alone => Attempt::Stale,
+            Err(Error::Conflict { .. }) if !alone => Attempt::Stale,
             attempt => attempt?,
         };
         match attempt {
@@ -350,7 +366,7 @@ impl Applier {
     }
 
     /// The result of an attempt, with nothing left of it unless it was applied.
-    async fn rolled_back(&mut self, result: Result<Attempt>) -> Result<Attempt> {
+    pub(super) async fn rolled_back(&mut self, result: Result<Attempt>) -> Result<Attempt> {
         if !matches!(result, Ok(Attempt::Applied)) {
             // If the connection is gone the server rolls back by itself, and the first error tells
             // more.

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::applier::{Applier, Attempt};
+use super::emptying;
 use super::encode::encode;
 use super::execute::{Failure, execute};
 use super::foreign_key;
@@ -82,13 +83,14 @@ impl Weighed<'_> {
     /// Every key by which it meets local writes, each with whether it is of a row that is merged.
     pub(super) fn keys(&self) -> impl Iterator<Item = (KeyHash, bool)> {
         let merges = self.mapping.rule.merges();
-        let whole = self.mapping.whole_table;
+        let whole = self.mapping.whole_table.into_iter();
+        let whole = whole.chain([self.mapping.emptied]);
         let related = self.related.iter().flat_map(Related::keys);
         let own = self.writes.iter().flat_map(|write| {
             let left = write.left().iter().map(|(_, key)| *key);
             write.claims().map(|(key, _)| key).chain(left)
         });
-        let others = whole.into_iter().chain(related).map(|key| (key, false));
+        let others = whole.chain(related).map(|key| (key, false));
         others.chain(own.map(move |key| (key, merges)))
     }
 }
@@ -303,6 +305,15 @@ impl Applier {
                 return Err(self.rows_meet_definition(change, local.position));
             }
         }
+        let emptied = self.window.concurrent_write(change.mapping.emptied, seen);
+        if let Some(emptied) = emptied {
+            let mapping = change.mapping;
+            let settled = emptying::settles(&mapping.target, &mapping.rule);
+            if !settled || change.transaction.unplaced {
+                return Err(self.rows_meet_definition(change, emptied.position));
+            }
+            return Ok(true);
+        }
         let mut related = change.related.iter().flat_map(Related::keys);
         if related.any(|key| self.window.concurrent_write(key, seen).is_some()) {
             return Ok(true);
@@ -416,7 +427,7 @@ impl Applier {
     }
 
     fn rows_meet_definition(&self, change: &Weighed<'_>, local: LogPos) -> Error {
-        Error::Conflict(format!(
+        let message = format!(
             "table {}: the transaction of node {} at {} meets DDL of node {} that removed rows \
              without having seen it (it ends at {}). Decide which shall stay, make both nodes alike, \
              then {}",
@@ -426,6 +437,14 @@ impl Applier {
             self.target.node,
             self.target.log_name.show(local),
             self.go_on_behind(change.transaction),
-        ))
+        );
+        let mut error = self.unsettled_change(change, journal::DEFINITION, &[], message);
+        if let Error::Conflict {
+            entry: Some(entry), ..
+        } = &mut error
+        {
+            entry.local_position = Some(self.target.log_name.show(local));
+        }
+        error
     }
 }

@@ -8,8 +8,12 @@
 
 use super::applier::Applier;
 use super::session;
+use crate::conflict::journal;
 use crate::conflict::key::TableHash;
+use crate::conflict::policy::Policy;
+use crate::conflict::resolve::ConflictKind;
 use crate::conflict::window::Window;
+use crate::connection::quote_identifier;
 use crate::decode::ddl;
 use crate::decode::event::Flavor;
 use crate::error::{Error, Result};
@@ -17,24 +21,41 @@ use crate::failpoint::{self, Failpoint};
 use crate::gtid::Gtid;
 use crate::position::LogPos;
 use crate::position::marker::{Intended, Marker};
-use crate::transaction::{Definition, Local};
+use crate::transaction::{Definition, Local, RowEffect};
+
+/// What became of a statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Defined {
+    /// It was run.
+    Done,
+    /// It would empty a table, and was not run: a client wrote the table since it was looked at.
+    Met,
+}
 
 impl Applier {
     /// Runs a DDL transaction, and the rows of a `CREATE TABLE .. SELECT` behind it.
     pub(super) async fn apply_definition(&mut self, transaction: &mut Local) -> Result<()> {
-        self.define(transaction).await?;
+        loop {
+            if let Some(table) = self.table_to_settle(transaction).await? {
+                return self.empty(transaction, &table).await;
+            }
+            match self.define(transaction).await? {
+                Defined::Done => break,
+                Defined::Met => {}
+            }
+        }
         self.apply_rows(std::slice::from_mut(transaction), None)
             .await
     }
 
     /// Runs the DDL of a transaction. The marker says so once its rows are applied.
-    pub(super) async fn define(&mut self, transaction: &Local) -> Result<()> {
+    pub(super) async fn define(&mut self, transaction: &Local) -> Result<Defined> {
         let Some(definition) = transaction.definition.clone() else {
             return Err(Error::Internal("no definition to apply".to_owned()));
         };
         // Noted before: it may have been run, or some of it.
         let rerun = self.marker.intent == Some(transaction.end);
-        let removes_rows = definition.removes_rows();
+        let removes_rows = definition.effect() != RowEffect::Kept;
         if removes_rows || rerun {
             self.tailer_at_end().await?;
         }
@@ -65,13 +86,15 @@ impl Applier {
             self.connection.execute("COMMIT", "noting the DDL").await?;
             failpoint::reach(Failpoint::IntentCommitted);
             self.marker = intent;
-            self.run(transaction, &definition, rerun).await?;
+            if self.run(transaction, &definition, rerun).await? == Defined::Met {
+                return Ok(Defined::Met);
+            }
             failpoint::reach(Failpoint::DefinitionRun);
         }
         self.forget_schemas();
         if removes_rows {
-            // A client may have written between the look and the statement, which takes no lock
-            // that we could hold before: then it is too late to keep the rows, not to say so.
+            // A client may have written between the look and a statement of another kind than
+            // TRUNCATE, which takes no lock that we could hold before: then it is too late to keep the rows, not to say so.
             self.tailer_at_end().await?;
             let (end, seen) = (transaction.end, transaction.seen.position);
             self.refuse_meeting(transaction, &definition, |window, table| {
@@ -79,7 +102,7 @@ impl Applier {
             })?;
         }
         self.progress.definition();
-        Ok(())
+        Ok(Defined::Done)
     }
 
     /// A statement that removes rows must not remove rows which the origin had not seen.
@@ -98,7 +121,7 @@ impl Applier {
             } else {
                 format!("{database}.{table}")
             };
-            return Err(Error::Conflict(format!(
+            let message = format!(
                 "{:?} of {name} from node {} ({}) meets rows that node {} wrote concurrently (up to \
                  {}). Decide which shall stay, make both nodes alike, then {}",
                 definition.ddl.kind,
@@ -107,7 +130,18 @@ impl Applier {
                 self.target.node,
                 self.target.log_name.show(position),
                 self.go_on_behind(local),
-            )));
+            );
+            let kind = match definition.effect() {
+                RowEffect::Emptied => ConflictKind::Truncate.as_str(),
+                _ => journal::DEFINITION,
+            };
+            let policy = Policy::Halt.as_str();
+            let mut entry = self.unsettled(local, kind, (database, table), policy);
+            entry.local_position = Some(self.target.log_name.show(position));
+            return Err(Error::Conflict {
+                message,
+                entry: Some(Box::new(entry)),
+            });
         }
         Ok(())
     }
@@ -153,7 +187,7 @@ impl Applier {
         transaction: &Local,
         definition: &Definition,
         rerun: bool,
-    ) -> Result<()> {
+    ) -> Result<Defined> {
         let context = format!(
             "{:?} from node {} ({})",
             definition.ddl.kind,
@@ -175,8 +209,9 @@ impl Applier {
             }
             (Flavor::MariaDb, _) => None,
         };
+        let seen = transaction.seen.position;
         let outcome = self
-            .run_in_session(definition, under_gtid.as_deref(), rerun, &context)
+            .run_in_session((definition, seen), under_gtid.as_deref(), rerun, &context)
             .await;
         if matches!(outcome, Err(Error::Connection { .. })) {
             return outcome;
@@ -189,6 +224,10 @@ impl Applier {
                 .execute("SET gtid_next = 'AUTOMATIC'", &context)
                 .await?;
         }
+        // It commits, which a GTID that was used does not bear.
+        if definition.effect() == RowEffect::Emptied {
+            self.connection.execute("UNLOCK TABLES", &context).await?;
+        }
         for statement in session::apply_session(self.target.flavor, self.origin.server_id) {
             self.connection.execute(&statement, &context).await?;
         }
@@ -198,13 +237,18 @@ impl Applier {
 
     async fn run_in_session(
         &mut self,
-        definition: &Definition,
+        (definition, seen): (&Definition, LogPos),
         gtid: Option<&str>,
         rerun: bool,
         context: &str,
-    ) -> Result<()> {
+    ) -> Result<Defined> {
         for statement in session::ddl_session(&definition.statement, self.target.flavor) {
             self.connection.execute(&statement, context).await?;
+        }
+        if definition.effect() == RowEffect::Emptied
+            && !self.hold_off_clients(definition, seen, context).await?
+        {
+            return Ok(Defined::Met);
         }
         if let Some(gtid) = gtid {
             self.connection
@@ -223,7 +267,7 @@ impl Applier {
                     context,
                     "what was to be dropped is gone, as at the origin"
                 );
-                Ok(())
+                Ok(Defined::Done)
             }
             (Err(error), _) => Err(error),
             // What it found to drop may be what it did not find at the origin.
@@ -232,8 +276,29 @@ impl Applier {
                  {}. Compare the nodes and make them alike, then start again",
                 self.target.node
             ))),
-            (Ok(_), _) => Ok(()),
+            (Ok(_), _) => Ok(Defined::Done),
         }
+    }
+
+    /// Locks the tables that are to be emptied, so that no client writes them until they are, and looks
+    /// once more. Says whether it is so that none wrote them unseen by the origin.
+    async fn hold_off_clients(
+        &mut self,
+        definition: &Definition,
+        seen: LogPos,
+        context: &str,
+    ) -> Result<bool> {
+        for (database, table) in definition.tables() {
+            let (database, table) = (quote_identifier(database), quote_identifier(table));
+            let lock = format!("LOCK TABLES {database}.{table} WRITE");
+            self.connection.execute(lock, context).await?;
+        }
+        self.tailer_at_end().await?;
+        let tables = definition.tables();
+        let mut hashes = tables
+            .iter()
+            .map(|(database, table)| TableHash::new(database, table));
+        Ok(!hashes.any(|table| self.window.concurrent_table_write(table, seen).is_some()))
     }
 
     /// Adds the next step to the server's refusal of a DDL statement.

@@ -2,6 +2,9 @@
 
 use super::applier::Applier;
 use super::execute::Failure;
+use crate::conflict::journal::{Entry, ImageSql, JournalWinner};
+use crate::conflict::policy::Policy;
+use crate::conflict::resolve::ConflictKind;
 use crate::connection::Identity;
 use crate::error::Error;
 use crate::transaction::Local;
@@ -16,6 +19,50 @@ impl Applier {
             self.target.node,
             self.origin.log_name.show(transaction.end)
         )
+    }
+
+    /// What the journal says of a transaction that is not settled, as far as it is about a table and
+    /// no row of it is known.
+    pub(super) fn unsettled(
+        &self,
+        transaction: &Local,
+        kind: &'static str,
+        (database, table): (&str, &str),
+        policy: &str,
+    ) -> Entry {
+        let gtid = transaction.gtid.as_ref();
+        Entry {
+            origin: self.origin.node.to_string(),
+            database: database.to_owned(),
+            table: table.to_owned(),
+            kind,
+            policy: policy.to_owned(),
+            winner: JournalWinner::Nobody,
+            winner_node: String::new(),
+            columns: "[]".to_owned(),
+            key_columns: "[]".to_owned(),
+            local_position: None,
+            local_effective: None,
+            origin_position: self.origin.log_name.show(transaction.start),
+            origin_gtid: gtid.map(ToString::to_string).unwrap_or_default(),
+            origin_effective: transaction.effective,
+            local_image: ImageSql::None,
+            before_image: ImageSql::None,
+            after_image: ImageSql::None,
+            result_image: ImageSql::None,
+            met: "[]".to_owned(),
+            note: "not settled: the link halts in front of it",
+        }
+    }
+
+    fn orphan(&self, transaction: &Local, table: &str, message: String) -> Error {
+        let named = table.split_once('.').unwrap_or(("", table));
+        let kind = ConflictKind::ForeignKey.as_str();
+        let entry = self.unsettled(transaction, kind, named, Policy::Halt.as_str());
+        Error::Conflict {
+            message,
+            entry: Some(Box::new(entry)),
+        }
     }
 
     pub(super) fn unfit(&self, transaction: &Local, failure: Failure) -> Error {
@@ -38,7 +85,7 @@ impl Applier {
                 table,
                 constraint,
                 parent,
-            } => Error::Conflict(format!(
+            } => self.orphan(transaction, &table, format!(
                 "{table} (node {}, {position}): a row of {table} at node {} would be left without \
                  its parent in {parent} (foreign key {constraint}): one node wrote the child, the \
                  other removed the parent. {next}",
@@ -55,10 +102,13 @@ impl Applier {
                     self.origin.node, self.target.node
                 );
                 match code {
-                    1216 | 1217 | 1451 | 1452 => Error::Conflict(format!(
-                        "{text}. A foreign key: one node wrote the child, the other removed the \
-                         parent"
-                    )),
+                    1216 | 1217 | 1451 | 1452 => {
+                        let text = format!(
+                            "{text}. A foreign key: one node wrote the child, the other removed the \
+                             parent"
+                        );
+                        self.orphan(transaction, &table, text)
+                    }
                     1054 | 1136 | 1146 => Error::Schema {
                         table,
                         problem: text,

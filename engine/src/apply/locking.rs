@@ -175,7 +175,8 @@ impl<'m> Locking<'m> {
     }
 }
 
-fn named(table: &TableSchema) -> String {
+/// The table in a statement.
+pub(super) fn named(table: &TableSchema) -> String {
     format!(
         "{}.{}",
         quote_identifier(&table.database),

@@ -113,6 +113,8 @@ pub struct Mapping {
     referred_by: Vec<usize>,
     /// The keys that stand for all rows of the table, and of its database.
     pub whole_table: [KeyHash; 2],
+    /// The key that stands for the row keys of all rows that the table may have.
+    pub emptied: KeyHash,
     /// The foreign keys around the table.
     pub family: Family,
     /// How the table's conflicts are settled.
@@ -224,8 +226,10 @@ impl Mapping {
         let row_key_is_plain = row_key_is_plain(&target);
         let whole_table =
             [target.name.as_str(), ""].map(|table| KeyHash::whole_table(&target.database, table));
+        let emptied = KeyHash::emptied(&target.database, &target.name);
         Ok(Self {
             whole_table,
+            emptied,
             row_key_is_plain,
             refers_by,
             referred_by,

@@ -3,6 +3,7 @@
 pub mod applier;
 mod careful;
 mod definition;
+mod emptying;
 pub mod encode;
 pub mod execute;
 mod explain;

@@ -364,6 +364,7 @@ fn claims(
         if !tables.iter().any(|known| Arc::ptr_eq(known, mapping)) {
             // DDL that removed rows here, unseen by the origin, meets every row of the table.
             claims.extend(mapping.whole_table.map(|key| claim(key, all_seen)));
+            claims.push(claim(mapping.emptied, all_seen));
             tables.push(mapping);
         }
         // A row with a history: every write of it must go in.

@@ -84,8 +84,13 @@ impl Applier {
                 policy: change.mapping.rule.policy,
             };
             let (window, place_here) = (&self.window, self.places[1]);
+            let row_key = write.row_key();
             let mut resolution = resolve(&arrival, |key| {
-                let claim = window.concurrent_write(key, seen);
+                let claim = if Some(key) == row_key {
+                    window.concurrent_row_write(key, mapping.emptied, seen)
+                } else {
+                    window.concurrent_write(key, seen)
+                };
                 claim.map(|claim| Rival {
                     claim,
                     place: place_here,
@@ -231,7 +236,7 @@ impl Applier {
         };
         let folded = folded.map_err(|unmergeable| {
             let column = change.mapping.target.columns.get(unmergeable.column);
-            Error::Conflict(format!(
+            let message = format!(
                 "table {}: the merged value of column {} is out of the column's range (transaction of \
                  node {} at {}). Widen the column, or make both nodes alike, then {}",
                 change.mapping.target,
@@ -239,7 +244,8 @@ impl Applier {
                 self.origin.node,
                 self.origin.log_name.show(change.transaction.start),
                 self.go_on_behind(change.transaction),
-            ))
+            );
+            self.unsettled_change(change, "merge", &[], message)
         })?;
         let (action, row) = merged(resolution.row, present, folded);
         resolution.row = action;
@@ -373,7 +379,7 @@ impl Applier {
         let winner_node = match judged.winner {
             JournalWinner::Local => self.target.node.as_ref(),
             JournalWinner::Remote => self.origin.node.as_ref(),
-            JournalWinner::Merged => "",
+            JournalWinner::Merged | JournalWinner::Nobody => "",
         };
         let gtid = change.transaction.gtid.as_ref();
         Ok(Entry {
@@ -400,7 +406,7 @@ impl Applier {
         })
     }
 
-    fn met(&self, mapping: &Mapping, met: &[MetKey]) -> String {
+    pub(super) fn met(&self, mapping: &Mapping, met: &[MetKey]) -> String {
         let met: Vec<serde_json::Value> = met
             .iter()
             .map(|met| {
@@ -433,7 +439,7 @@ impl Applier {
         };
         let mut keys = mapping.target.children.iter().filter(cascades);
         if let Some(key) = keys.clone().find(|key| !settled(key)) {
-            return Err(Error::Conflict(format!(
+            let message = format!(
                 "foreign_key {} on table {}: the transaction of node {} at {} deletes a row that node {} \
                  wrote concurrently, and what the server cascaded to ({}) is not in its log. Make both \
                  nodes alike, then {}",
@@ -444,13 +450,15 @@ impl Applier {
                 self.target.node,
                 key.child.1,
                 self.go_on_behind(change.transaction),
-            )));
+            );
+            let kind = ConflictKind::ForeignKey.as_str();
+            return Err(self.unsettled_change(change, kind, &[], message));
         }
         Ok(keys.next().is_some())
     }
 
     fn parent_moved(&self, change: &Weighed<'_>) -> Error {
-        Error::Conflict(format!(
+        let message = format!(
             "foreign_key on table {}: the transaction of node {} at {} gives another key to a row that \
              children may refer to, and node {} wrote it or its children concurrently. What the server \
              cascades is not in its log, so this cannot be settled. Make both nodes alike, then {}",
@@ -459,12 +467,40 @@ impl Applier {
             self.origin.log_name.show(change.transaction.start),
             self.target.node,
             self.go_on_behind(change.transaction),
-        ))
+        );
+        self.unsettled_change(change, ConflictKind::ForeignKey.as_str(), &[], message)
+    }
+
+    /// What is said, here and in the journal, of a change that is not settled.
+    pub(super) fn unsettled_change(
+        &self,
+        change: &Weighed<'_>,
+        kind: &'static str,
+        met: &[MetKey],
+        message: String,
+    ) -> Error {
+        let judged = Judged {
+            kind,
+            winner: JournalWinner::Nobody,
+            met,
+            note: "not settled: the link halts in front of it",
+        };
+        let (before, after) = (change.change.before(), change.change.after());
+        let write = change.writes.last();
+        let row = after.or(before);
+        let entry = write
+            .zip(row)
+            .map(|(write, row)| self.entry(change, write, row, &judged, None));
+        Error::Conflict {
+            message,
+            // A value that has no literal is no reason not to say the rest.
+            entry: entry.and_then(Result::ok).map(Box::new),
+        }
     }
 
     fn halted_by_policy(&self, change: &Weighed<'_>, conflict: &Conflict) -> Error {
         let local = conflict.met.iter().map(|met| met.local.position).max();
-        Error::Conflict(format!(
+        let message = format!(
             "{} on table {}, whose policy is `halt`: the transaction of node {} at {} and the one of \
              node {} that ends at {} wrote the same key without having seen each other. Compare the \
              row on both nodes, make both alike, then {}",
@@ -475,7 +511,8 @@ impl Applier {
             self.target.node,
             self.target.log_name.show(local.unwrap_or_default()),
             self.go_on_behind(change.transaction),
-        ))
+        );
+        self.unsettled_change(change, conflict.kind.as_str(), &conflict.met, message)
     }
 }
 

@@ -69,6 +69,8 @@ pub enum ClaimKind {
     Image,
     /// By a delete, of the row key only.
     Tombstone,
+    /// By TRUNCATE, of every row key of the table.
+    Emptied,
 }
 
 /// One row's write, as keys.

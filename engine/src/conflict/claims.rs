@@ -103,6 +103,7 @@ fn encode(write: LocalWrite) -> [u8; 25] {
     let kind = match write.kind {
         ClaimKind::Image => 0,
         ClaimKind::Tombstone => 1,
+        ClaimKind::Emptied => 2,
     };
     let mut bytes = [kind; 25];
     bytes[..16].copy_from_slice(&place(write.position));
@@ -119,7 +120,8 @@ fn decode(bytes: &[u8]) -> Option<LocalWrite> {
         effective: number(16..24)?,
         kind: match bytes.get(24)? {
             0 => ClaimKind::Image,
-            _ => ClaimKind::Tombstone,
+            1 => ClaimKind::Tombstone,
+            _ => ClaimKind::Emptied,
         },
     })
 }
@@ -160,7 +162,7 @@ mod tests {
                         let write = LocalWrite {
                             position: LogPos::new(1 + now as u32 / 20, now as u64),
                             effective: now as u64,
-                            kind: [ClaimKind::Image, ClaimKind::Tombstone][now % 2],
+                            kind: [ClaimKind::Image, ClaimKind::Tombstone, ClaimKind::Emptied][now % 3],
                         };
                         limited.put(key(*number), write).unwrap();
                         unlimited.put(key(*number), write).unwrap();

@@ -3,12 +3,17 @@
 //! node has its own row of the same conflict, seen from there.
 
 use super::policy::Winner;
+use crate::apply::literal::SESSION_SETTINGS;
+use crate::config::NodeConfig;
 use crate::connection::{NodeConnection, quote_identifier, quote_string};
 use crate::error::Result;
 use crate::own_schema::CONFLICT;
 
 /// Rows that one statement of the purge removes: short locks.
 const PURGED_AT_ONCE: usize = 1000;
+
+/// Kind of an entry about DDL that removes rows in a way that is not settled.
+pub const DEFINITION: &str = "definition";
 
 /// How a row image gets into the journal.
 #[derive(Debug, Clone)]
@@ -30,6 +35,8 @@ pub enum JournalWinner {
     Remote,
     /// Parts of both.
     Merged,
+    /// Nobody's: nothing was settled, and the link halts.
+    Nobody,
 }
 
 impl JournalWinner {
@@ -40,6 +47,7 @@ impl JournalWinner {
             Self::Local => "local",
             Self::Remote => "remote",
             Self::Merged => "merged",
+            Self::Nobody => "none",
         }
     }
 }
@@ -62,13 +70,13 @@ pub struct Entry {
     pub database: String,
     /// Table of the row.
     pub table: String,
-    /// A [`super::resolve::ConflictKind`], `definition`, `drift_missing` or `drift_exists`.
+    /// A [`super::resolve::ConflictKind`], [`DEFINITION`], `drift_missing` or `drift_exists`.
     pub kind: &'static str,
     /// The table's policy.
     pub policy: String,
     /// Whose write stands.
     pub winner: JournalWinner,
-    /// Name of its node; empty for both.
+    /// Name of its node; empty for both and for none.
     pub winner_node: String,
     /// Names of the table's columns, JSON array. The images are aligned to it.
     pub columns: String,
@@ -154,6 +162,39 @@ pub fn insert(schema: &str, entries: &[Entry]) -> Vec<u8> {
         sql.push(b')');
     }
     sql
+}
+
+/// Writes an entry of what is not settled, unless it is there already: an engine that is started
+/// again meets the same. Says whether it was new.
+///
+/// # Errors
+/// The connection's.
+pub async fn note_unsettled(node: &NodeConfig, schema: &str, entry: &Entry) -> Result<bool> {
+    let context = "writing the conflict journal";
+    let mut connection = NodeConnection::open(node).await?;
+    connection.execute(SESSION_SETTINGS, context).await?;
+    let there: Option<u64> = connection
+        .first(
+            &format!(
+                "SELECT COUNT(*) FROM {}.{CONFLICT} WHERE winner = {} AND origin = {} AND \
+                 origin_position = {} AND kind = {} AND table_name = {}",
+                quote_identifier(schema),
+                quote_string(JournalWinner::Nobody.as_str()),
+                quote_string(&entry.origin),
+                quote_string(&entry.origin_position),
+                quote_string(entry.kind),
+                quote_string(&entry.table),
+            ),
+            context,
+        )
+        .await?;
+    let new = there == Some(0);
+    if new {
+        let sql = insert(schema, std::slice::from_ref(entry));
+        connection.execute(sql, context).await?;
+    }
+    connection.close().await;
+    Ok(new)
 }
 
 /// Removes entries older than `keep_seconds`, in small steps. Gives how many.

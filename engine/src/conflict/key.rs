@@ -110,12 +110,22 @@ impl KeyHash {
     }
 
     /// Stands for all rows of a table at once, or of a database (with an empty table name): claimed
-    /// by every row change, and by DDL that removes or moves rows.
+    /// by DDL that removes or moves rows in a way that cannot be settled.
     #[must_use]
     pub fn whole_table(database: &str, table: &str) -> Self {
+        Self::of_table(database, table, b"\0every row")
+    }
+
+    /// Stands for the row keys of all rows that a table may have: claimed by TRUNCATE.
+    #[must_use]
+    pub fn emptied(database: &str, table: &str) -> Self {
+        Self::of_table(database, table, b"\0emptied")
+    }
+
+    fn of_table(database: &str, table: &str, what: &[u8]) -> Self {
         let mut hasher = Xxh3::new();
         hasher.update(&TableHash::new(database, table).0.to_le_bytes());
-        hasher.update(b"\0every row");
+        hasher.update(what);
         Self(hasher.digest128())
     }
 }

@@ -48,9 +48,9 @@ pub struct Recorded {
     pub kind: String,
     /// The table's policy.
     pub policy: String,
-    /// `local`, `remote` or `merged`.
+    /// `local`, `remote`, `merged`, or `none` where the link halted.
     pub winner: String,
-    /// Node whose write stands; empty for both.
+    /// Node whose write stands; empty for both and for none.
     pub winner_node: String,
     /// The table's columns, to which the images are aligned.
     pub columns: Vec<String>,
@@ -244,10 +244,16 @@ pub struct Flip {
 /// # Errors
 /// [`Error::Conflict`] where there is nothing to flip or the row changed; the server's.
 pub async fn flip(node: &NodeConfig, entry: &Recorded, write: bool, force: bool) -> Result<Flip> {
-    let refuse = |problem: String| Err(Error::Conflict(problem));
+    let refuse = |problem: String| Err(Error::conflict(problem));
     let (stands, lost) = match entry.winner.as_str() {
         "local" => (&entry.local_image, &entry.after_image),
         "remote" => (&entry.after_image, &entry.local_image),
+        "none" => {
+            return refuse(
+                "nothing was settled: the link halted there. Its message says what to do"
+                    .to_owned(),
+            );
+        }
         _ => {
             return refuse("both writes stand in the row: there is no losing image".to_owned());
         }
@@ -326,7 +332,7 @@ pub async fn flip(node: &NodeConfig, entry: &Recorded, write: bool, force: bool)
         .execute(&flip.statement, "writing the losing image")
         .await
         .map_err(|error| match error {
-            Error::Server { code: 1062, .. } => Error::Conflict(
+            Error::Server { code: 1062, .. } => Error::conflict(
                 "another row holds a unique value of the losing image: change or delete that row \
                  first"
                     .to_owned(),

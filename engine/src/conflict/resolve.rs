@@ -142,6 +142,8 @@ pub enum ConflictKind {
     MultipleUniqueConflicts,
     /// A child whose parent was deleted here, or a parent's delete that meets a child written here.
     ForeignKey,
+    /// A write of a row, and a TRUNCATE of its table that had not seen it.
+    Truncate,
 }
 
 impl ConflictKind {
@@ -158,6 +160,7 @@ impl ConflictKind {
             Self::DeleteMissing => "delete_missing",
             Self::MultipleUniqueConflicts => "multiple_unique_conflicts",
             Self::ForeignKey => "foreign_key",
+            Self::Truncate => "truncate",
         }
     }
 }
@@ -265,6 +268,7 @@ fn finding<R: IntoIterator<Item = Rival>>(
             }
         }
         [only] => match (write, only.unique, only.local.kind) {
+            (_, _, ClaimKind::Emptied) => ConflictKind::Truncate,
             (RowWrite::Delete { .. }, _, ClaimKind::Image) => ConflictKind::DeleteOriginDiffers,
             (RowWrite::Delete { .. }, _, ClaimKind::Tombstone) => ConflictKind::DeleteMissing,
             (_, None, ClaimKind::Tombstone) => ConflictKind::UpdateDeleted,
@@ -281,6 +285,25 @@ fn finding<R: IntoIterator<Item = Rival>>(
     } else {
         Finding::Conflict(conflict)
     }
+}
+
+/// What becomes of the row at one key of a table that the arriving TRUNCATE empties: the statement is
+/// a delete of every row key that there may be (docs/conflicts.md, "TRUNCATE against rows"). `arrival`'s
+/// write is that delete.
+#[must_use]
+pub fn emptied<R: IntoIterator<Item = Rival>>(
+    arrival: &Arrival<'_>,
+    concurrent: impl Fn(KeyHash) -> R,
+) -> Resolution {
+    let mut resolution = resolve(arrival, concurrent);
+    match &mut resolution.finding {
+        Finding::Conflict(conflict) | Finding::Halt(conflict) => {
+            conflict.kind = ConflictKind::Truncate;
+        }
+        // A key without a row, and without a claim: nothing to say.
+        Finding::Drift | Finding::Quiet => resolution.finding = Finding::Quiet,
+    }
+    resolution
 }
 
 /// What becomes of an image that refers to a parent whose concurrent delete exists: it does not stand.

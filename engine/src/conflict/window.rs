@@ -20,6 +20,7 @@ use super::key::{KeyHash, TableHash};
 use crate::error::{Error, Result};
 use crate::position::LogPos;
 use crate::position::overflow::Overflow;
+use crate::transaction::RowEffect;
 
 /// Memory of one claim: an entry of the map with its empty neighbours, and one of the queue.
 const CLAIM_BYTES: usize = 160;
@@ -175,8 +176,8 @@ impl Window {
         known.map(|(_, seen)| Arc::clone(seen)).unwrap_or_default()
     }
 
-    /// A local DDL statement that ends at `end` changed these tables. One that `removes_rows` meets
-    /// every row of the peer that it had not seen. `effective` is its effective timestamp.
+    /// A local DDL statement that ends at `end` changed these tables. One that empties or removes
+    /// rows meets every row of the peer that it had not seen. `effective` is its effective timestamp.
     ///
     /// # Errors
     /// As [`Self::record`].
@@ -185,22 +186,27 @@ impl Window {
         end: LogPos,
         effective: u64,
         tables: &[(&str, &str)],
-        removes_rows: bool,
+        effect: RowEffect,
     ) -> Result<()> {
         let mut inner = self.lock();
+        if end <= inner.acknowledged {
+            return Ok(());
+        }
         for (database, table) in tables {
             inner
                 .definitions
                 .insert(TableHash::new(database, table), end);
-            if removes_rows {
-                let key = KeyHash::whole_table(database, table);
-                let write = LocalWrite {
-                    position: end,
-                    effective,
-                    kind: ClaimKind::Tombstone,
-                };
-                inner.claims.put(key, write)?;
-            }
+            let (key, kind) = match effect {
+                RowEffect::Kept => continue,
+                RowEffect::Emptied => (KeyHash::emptied(database, table), ClaimKind::Emptied),
+                RowEffect::Removed => (KeyHash::whole_table(database, table), ClaimKind::Tombstone),
+            };
+            let write = LocalWrite {
+                position: end,
+                effective,
+                kind,
+            };
+            inner.claims.put(key, write)?;
         }
         Ok(())
     }
@@ -340,6 +346,22 @@ impl Window {
                 None
             }
         }
+    }
+
+    /// Likewise of a row key, which a TRUNCATE of its table claims too: `emptied` is that of the table
+    /// ([`KeyHash::emptied`]).
+    #[must_use]
+    pub fn concurrent_row_write(
+        &self,
+        key: KeyHash,
+        emptied: KeyHash,
+        seen: LogPos,
+    ) -> Option<LocalWrite> {
+        let own = self.concurrent_write(key, seen);
+        let with_all = self.concurrent_write(emptied, seen);
+        own.into_iter()
+            .chain(with_all)
+            .max_by_key(|write| write.position)
     }
 
     /// Whether what the window says may be trusted: to be asked behind the last look, in front of a

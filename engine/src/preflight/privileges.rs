@@ -16,6 +16,8 @@ const ON_DEFINITIONS: &[&str] = &[
     "ALTER",
     "DROP",
     "INDEX",
+    // TRUNCATE must not come in front of a client's row that was not looked at.
+    "LOCK TABLES",
     "REFERENCES",
     "CREATE VIEW",
     "SHOW VIEW",

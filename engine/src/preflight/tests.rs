@@ -379,7 +379,7 @@ fn missing_privileges_name_the_grant() {
             .map(|finding| finding.remedy.unwrap())
             .collect::<Vec<_>>()
     };
-    let tables = "SELECT, INSERT, UPDATE, DELETE, TRIGGER, CREATE, ALTER, DROP, INDEX, REFERENCES, \
+    let tables = "SELECT, INSERT, UPDATE, DELETE, TRIGGER, CREATE, ALTER, DROP, INDEX, LOCK TABLES, REFERENCES, \
                   CREATE VIEW, SHOW VIEW";
     assert_eq!(
         lacking(

@@ -10,7 +10,7 @@ use super::{PASSWORD, Pair};
 /// finding names gives it.
 pub(super) async fn privileges(kind: ServerKind) {
     let pair = Pair::start(kind).await;
-    let on_tables = "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, REFERENCES, \
+    let on_tables = "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, LOCK TABLES, REFERENCES, \
                      CREATE VIEW, SHOW VIEW, TRIGGER";
     let global = match kind {
         ServerKind::MySql => {
