@@ -341,19 +341,14 @@ async fn run_together(conn: &mut Conn, sql: &[u8], number: usize) -> mysql_async
     for _ in 0..number {
         let affected = results.affected_rows();
         let is_query = !results.columns_ref().is_empty();
-        // Goes on to the next statement's result as well, whose error this may be.
         match results.try_collect::<u64>().await {
             Ok(rows) => found.push(match (is_query, rows.into_iter().next()) {
                 (false, _) => affected,
                 (true, Some(Ok(number))) => number,
                 (true, _) => 0,
             }),
-            Err(error) => {
-                if !is_query {
-                    found.push(affected);
-                }
-                return Ok((found, Some(error)));
-            }
+            // The driver keeps the error of a statement until the turn of its result.
+            Err(error) => return Ok((found, Some(error))),
         }
     }
     Ok((found, None))

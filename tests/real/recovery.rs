@@ -188,6 +188,11 @@ async fn locked_rows_only_delay(kind: ServerKind) {
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    assert_eq!(
+        pair.link_to(1).regrouped,
+        0,
+        "a lock is no reason to take a group apart"
+    );
     client.query_drop("ROLLBACK").await.unwrap();
     write(&pair, 1, 5).await;
     pair.wait().await;
