@@ -1,13 +1,14 @@
 //! Events to whole transactions.
 //!
 //! Contract: transactions come out in the log's order, each once and whole, with its first and last
-//! position. What cannot be made whole or carried (a half-undone transaction, an XA prepare, a
-//! statement in place of rows) is an error that stops the link, never a transaction with less in it.
-//! One that does not fit into memory goes to disk ([`crate::spill`]).
+//! position. What cannot be made whole or carried (a half-undone transaction, a statement in place of
+//! rows) is an error that stops the link, never a transaction with less in it. One that does not fit
+//! into memory goes to disk ([`crate::spill`]). XA in two phases comes as the log has it, in two
+//! groups; [`crate::xa`] joins them.
 
 use std::sync::Arc;
 
-use crate::decode::ddl::{self, Statement};
+use crate::decode::ddl::{self, Statement, Xid};
 use crate::decode::event::{Event, EventHeader, Flavor};
 use crate::error::{Error, Result};
 use crate::gtid::Gtid;
@@ -15,7 +16,20 @@ use crate::position::LogPos;
 use crate::position::marker::MARKER_TABLE;
 use crate::source::Placed;
 use crate::spill::{Gathered, Room};
-use crate::transaction::{Assembled, DdlStatement, ForeignKeyMode, LoggedStatement, TableChange};
+use crate::transaction::{
+    Assembled, DdlStatement, ForeignKeyMode, LoggedStatement, TableChange, XaDecided, XaPrepared,
+};
+
+/// What stands in a log under one GTID.
+#[derive(Debug)]
+pub enum Group {
+    /// A whole transaction.
+    Transaction(Assembled),
+    /// The first phase of an XA transaction: nothing of it takes effect yet.
+    Prepared(XaPrepared),
+    /// The second phase of one: what was prepared takes effect here, or never.
+    Decided(XaDecided),
+}
 
 /// MariaDB's GTID event says that no end event follows (DDL and its like).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +49,8 @@ struct Open {
     server_id: u32,
     committed_at: Option<u64>,
     shape: Shape,
+    /// Name of the XA transaction that it is.
+    xid: Option<Xid>,
     statement: Option<LoggedStatement>,
     changes: Gathered,
     /// Changes of the engine's own tables: few, and wanted at once.
@@ -84,11 +100,11 @@ impl Assembler {
         self.open.is_none()
     }
 
-    /// Takes the next event; gives the transaction that it completes.
+    /// Takes the next event; gives what it completes.
     ///
     /// # Errors
     /// [`Error::Unsupported`] and [`Error::Binlog`].
-    pub fn take(&mut self, placed: Placed) -> Result<Option<Assembled>> {
+    pub fn take(&mut self, placed: Placed) -> Result<Option<Group>> {
         let Placed {
             start,
             end,
@@ -104,21 +120,17 @@ impl Assembler {
         end: LogPos,
         header: &EventHeader,
         event: Event,
-    ) -> Result<Option<Assembled>> {
+    ) -> Result<Option<Group>> {
         match event {
             Event::Gtid {
                 gtid,
                 immediate_commit,
                 standalone,
-                xa,
                 two_phase_alter,
                 ..
             } => {
                 if self.open.is_some() {
                     return Err(self.malformed(start, "a transaction begins within another one"));
-                }
-                if xa && self.flavor == Flavor::MariaDb {
-                    return Err(self.xa(start));
                 }
                 if two_phase_alter {
                     return Err(Error::Unsupported {
@@ -159,7 +171,7 @@ impl Assembler {
             }
             Event::Xid => self.finish(start, end, header),
             Event::XaPrepare { one_phase: true } => self.finish(start, end, header),
-            Event::XaPrepare { one_phase: false } => Err(self.xa(start)),
+            Event::XaPrepare { one_phase: false } => self.prepared(start, end, header),
             Event::Rows {
                 table,
                 flags,
@@ -247,7 +259,7 @@ impl Assembler {
         header: &EventHeader,
         logged: DdlStatement,
         error_code: u16,
-    ) -> Result<Option<Assembled>> {
+    ) -> Result<Option<Group>> {
         let statement = ddl::recognise_logged(&logged, self.flavor);
         match statement {
             Statement::Begin => {
@@ -294,32 +306,33 @@ impl Assembler {
                 }
                 Ok(None)
             }
-            Statement::XaStart(_) | Statement::XaEnd(_) => {
-                if let Some(open) = &mut self.open {
+            // MySQL has both statements, MariaDB the second one. The event behind them has but 32 bits
+            // of the format's number.
+            Statement::XaStart(xid) | Statement::XaEnd(xid) => match &mut self.open {
+                Some(open) => {
                     open.shape = Shape::Bracketed;
+                    open.xid = Some(xid);
                     Ok(None)
-                } else {
-                    Err(self.xa(start))
                 }
-            }
+                None => Err(self.malformed(start, "an XA transaction that did not begin")),
+            },
             Statement::XaCommit {
                 one_phase: true, ..
             } => self.finish(start, end, header),
-            Statement::XaPrepare(_) | Statement::XaCommit { .. } | Statement::XaRollback(_) => {
-                Err(self.xa(start))
+            Statement::XaCommit { xid, .. } => {
+                self.decided(start, end, header, (xid, true), error_code)
             }
+            Statement::XaRollback(xid) => {
+                self.decided(start, end, header, (xid, false), error_code)
+            }
+            Statement::XaPrepare(_) => Err(self.malformed(
+                start,
+                "XA PREPARE as a statement, where the servers write an event",
+            )),
             statement => {
                 // DDL is held to the same error at the target.
                 if error_code != 0 && !matches!(statement, Statement::Ddl(_)) {
-                    return Err(Error::Unsupported {
-                        node: self.node.to_string(),
-                        position: start.to_string(),
-                        what: "a statement that failed half-way at its origin".to_owned(),
-                        problem: format!(
-                            "it ended there with error {error_code}; look what it did, do the same \
-                             at the other node, and go on behind it with `twinlog positions set`"
-                        ),
-                    });
+                    return Err(self.half_done(start, error_code));
                 }
                 let open = self
                     .open
@@ -353,7 +366,61 @@ impl Assembler {
         start: LogPos,
         end: LogPos,
         header: &EventHeader,
-    ) -> Result<Option<Assembled>> {
+    ) -> Result<Option<Group>> {
+        let (whole, _) = self.close(start, end, header)?;
+        Ok(Some(Group::Transaction(whole)))
+    }
+
+    /// The end of an XA transaction's first phase.
+    fn prepared(
+        &mut self,
+        start: LogPos,
+        end: LogPos,
+        header: &EventHeader,
+    ) -> Result<Option<Group>> {
+        let (whole, xid) = self.close(start, end, header)?;
+        let Some(xid) = xid else {
+            return Err(self.malformed(start, "an XA PREPARE without an XA END in front of it"));
+        };
+        // No engine prepares, and a statement would end the transaction.
+        let is_marker = |change: &TableChange| {
+            change.table.database.eq_ignore_ascii_case(&self.schema)
+                && &*change.table.name == MARKER_TABLE
+        };
+        if whole.statement.is_some() || whole.changes.iter().any(is_marker) {
+            return Err(self.malformed(start, "an XA transaction with more in it than rows"));
+        }
+        Ok(Some(Group::Prepared(XaPrepared { xid, whole })))
+    }
+
+    /// The second phase of an XA transaction, whose rows stand further in front.
+    fn decided(
+        &mut self,
+        start: LogPos,
+        end: LogPos,
+        header: &EventHeader,
+        (xid, commit): (Xid, bool),
+        error_code: u16,
+    ) -> Result<Option<Group>> {
+        if error_code != 0 {
+            return Err(self.half_done(start, error_code));
+        }
+        self.open
+            .get_or_insert_with(|| Open::without_gtid(start, header, Shape::Single));
+        let (head, _) = self.close(start, end, header)?;
+        if head.statement.is_some() || !head.changes.is_empty() || head.spilled.is_some() {
+            return Err(self.malformed(start, "rows in the second phase of an XA transaction"));
+        }
+        Ok(Some(Group::Decided(XaDecided { xid, commit, head })))
+    }
+
+    /// Ends what is open; gives it, and its name if it is an XA transaction.
+    fn close(
+        &mut self,
+        start: LogPos,
+        end: LogPos,
+        header: &EventHeader,
+    ) -> Result<(Assembled, Option<Xid>)> {
         let Some(open) = self.open.take() else {
             return Err(self.malformed(start, "the end of a transaction that did not begin"));
         };
@@ -361,7 +428,7 @@ impl Assembler {
         let (rows, spilled) = open.changes.finish()?;
         let mut changes = open.own;
         changes.extend(rows);
-        Ok(Some(Assembled {
+        let whole = Assembled {
             start: open.start,
             end,
             gtid: open.gtid,
@@ -374,7 +441,8 @@ impl Assembler {
             changes,
             spilled,
             weight: weight + size_of::<Assembled>(),
-        }))
+        };
+        Ok((whole, open.xid))
     }
 
     fn malformed(&self, position: LogPos, problem: &str) -> Error {
@@ -397,15 +465,15 @@ impl Assembler {
         }
     }
 
-    fn xa(&self, position: LogPos) -> Error {
+    fn half_done(&self, position: LogPos, error_code: u16) -> Error {
         Error::Unsupported {
             node: self.node.to_string(),
             position: position.to_string(),
-            what: "an XA transaction in two phases".to_owned(),
-            problem:
-                "this version replicates XA only as XA COMMIT .. ONE PHASE; apply its rows at \
-                      the other node by hand and go on behind it with `twinlog positions set`"
-                    .to_owned(),
+            what: "a statement that failed half-way at its origin".to_owned(),
+            problem: format!(
+                "it ended there with error {error_code}; look what it did, do the same at the other \
+                 node, and go on behind it with `twinlog positions set`"
+            ),
         }
     }
 }
@@ -448,6 +516,7 @@ impl Open {
             server_id: header.server_id,
             committed_at: None,
             shape,
+            xid: None,
             statement: None,
             changes: Gathered::default(),
             own: Vec::new(),
@@ -459,138 +528,4 @@ impl Open {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::decode::event::{RowsFlags, SessionContext};
-    use crate::row::{RowChange, SourceTable, Value};
-
-    fn header() -> EventHeader {
-        EventHeader {
-            timestamp: 7,
-            event_type: 0,
-            server_id: 1,
-            end_log_pos: 100,
-            flags: 0,
-        }
-    }
-
-    fn begin() -> Event {
-        Event::Gtid {
-            gtid: None,
-            immediate_commit: None,
-            original_commit: None,
-            standalone: false,
-            xa: false,
-            two_phase_alter: false,
-        }
-    }
-
-    fn query(sql: &str) -> Event {
-        Event::Query {
-            database: "d".into(),
-            sql: sql.into(),
-            session: SessionContext::default(),
-            error_code: 0,
-        }
-    }
-
-    fn row(number: i64, flags: u16) -> Event {
-        let table = SourceTable {
-            database: "d".into(),
-            name: "t".into(),
-            columns: Box::default(),
-            primary_key: None,
-        };
-        Event::Rows {
-            table: Arc::new(table),
-            flags: RowsFlags(flags),
-            changes: vec![RowChange::Insert {
-                after: Box::new([Value::Int(number)]),
-            }],
-        }
-    }
-
-    fn assembled(flavor: Flavor, events: Vec<Event>) -> Result<Option<Assembled>> {
-        let folder = tempfile::tempdir().unwrap();
-        let room = Room::new(folder.path(), usize::MAX);
-        let mut assembler = Assembler::new("a".into(), flavor, "twinlog", room);
-        let at = LogPos::new(1, 4);
-        let mut whole = None;
-        for event in events {
-            whole = assembler.take_event(at, at, &header(), event)?;
-        }
-        Ok(whole)
-    }
-
-    fn numbers(events: Vec<Event>) -> Vec<i64> {
-        let whole = assembled(Flavor::MariaDb, events).unwrap().unwrap();
-        let number = |change: &TableChange| match &change.change {
-            RowChange::Insert { after } => match after[0] {
-                Value::Int(number) => number,
-                _ => panic!("no number"),
-            },
-            _ => panic!("no insert"),
-        };
-        whole.changes.iter().map(number).collect()
-    }
-
-    #[test]
-    fn what_was_rolled_back_is_dropped() {
-        let savepoints = || {
-            vec![
-                begin(),
-                row(1, 1),
-                query("SAVEPOINT `a`"),
-                row(2, 1),
-                query("SAVEPOINT b"),
-                row(3, 1),
-                query("ROLLBACK TO `A`"),
-                row(4, 1),
-                query("ROLLBACK TO a"),
-                row(5, 1),
-                Event::Xid,
-            ]
-        };
-        assert_eq!(numbers(savepoints()), [1, 5]);
-        // Rows that may have stayed.
-        let error = assembled(Flavor::MySql, savepoints()).unwrap_err();
-        assert!(error.to_string().contains("rolled back in part"), "{error}");
-        let unknown = vec![begin(), row(1, 1), query("ROLLBACK TO b")];
-        assert!(assembled(Flavor::MariaDb, unknown).is_err());
-        let gone = vec![
-            begin(),
-            query("SAVEPOINT a"),
-            query("SAVEPOINT b"),
-            row(1, 1),
-            query("ROLLBACK TO a"),
-            row(2, 1),
-            query("ROLLBACK TO b"),
-        ];
-        assert!(assembled(Flavor::MariaDb, gone).is_err());
-        let all = || vec![begin(), row(1, 1), query("ROLLBACK")];
-        assert!(numbers(all()).is_empty());
-        assert!(assembled(Flavor::MySql, all()).is_err());
-    }
-
-    #[test]
-    fn the_last_event_of_a_statement_tells_cascades_from_checks_that_were_off() {
-        use ForeignKeyMode::{Engine, Logged, Off};
-        let modes = |flags: &[u16]| -> Vec<ForeignKeyMode> {
-            let mut events = vec![begin()];
-            events.extend(flags.iter().map(|flags| row(1, *flags)));
-            events.push(Event::Xid);
-            let whole = assembled(Flavor::MySql, events).unwrap().unwrap();
-            whole
-                .changes
-                .iter()
-                .map(|change| change.foreign_keys)
-                .collect()
-        };
-        assert_eq!(modes(&[0x12, 0x10, 0x12, 0x11]), [Logged; 4]);
-        assert_eq!(
-            modes(&[0x11, 0x12, 0x13, 0x12, 0x11]),
-            [Logged, Off, Off, Logged, Logged]
-        );
-        assert_eq!(modes(&[0x02, 0x03, 0x00, 0x01]), [Off, Off, Engine, Engine]);
-    }
-}
+mod tests;

@@ -39,5 +39,6 @@ pub mod spill;
 pub mod status;
 mod tailer;
 pub mod transaction;
+pub mod xa;
 
 pub use error::{Disposition, Error, Result};

@@ -167,6 +167,7 @@ impl Link {
                 intended,
                 marked: resume.marked,
                 numbered: resume.numbered,
+                xa_from: resume.xa_from,
             };
             let reader = LogReader::open(
                 &self.origin,
@@ -243,6 +244,7 @@ impl Link {
             clock: resume.seen_clock,
         };
         let mut marked = resume.marked;
+        let mut xa_from = resume.xa_from;
         let mut birth = (resume.position.file, resume.log_birth);
         let mut marker_moved = Instant::now();
         // DDL was about to run at the origin and its log has not said yet whether it ran: whoever
@@ -287,6 +289,7 @@ impl Link {
                 marker_moved = Instant::now();
             }
             if let Some(last) = batch.passed.last() {
+                xa_from = last.xa_from;
                 // Whichever stands later in the log knows more.
                 clock = clock.max(last.clock);
                 birth = birth.max((last.end.file, last.log_birth));
@@ -348,6 +351,7 @@ impl Link {
                     log_birth: if birth.0 == end.file { birth.1 } else { 0 },
                     marked,
                     numbered,
+                    xa_from,
                 },
             )?;
             failpoint::reach(Failpoint::AfterStore);

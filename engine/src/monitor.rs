@@ -10,11 +10,14 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, NodeConfig};
 use crate::conflict::journal;
 use crate::connection::{NodeConnection, quote_string};
+use crate::decode::ddl::Xid;
 use crate::decode::event::Flavor;
 use crate::error::{Error, Result};
 use crate::link::read_marker;
 use crate::preflight::{AUTO_INCREMENT_QUERY, AutoIncrement, Level, auto_increment_findings};
 use crate::status::{LinkProgress, State};
+use crate::xa::OLD;
+use crate::xa::watch::{self, Watch};
 
 /// How often the origins are asked for the end of their logs.
 const EVERY: Duration = Duration::from_secs(1);
@@ -80,6 +83,7 @@ impl Monitor {
         let mut connections: HashMap<String, NodeConnection> = HashMap::new();
         let mut compared: Option<Instant> = None;
         let mut purged: Option<Instant> = None;
+        let mut watches: HashMap<String, Watch> = HashMap::new();
         let node = self.node.name.clone();
         loop {
             tokio::select! {
@@ -135,9 +139,19 @@ impl Monitor {
             for (origin, progress) in &self.links {
                 let asked = ask(&mut connections, origin, self.flavor);
                 match in_time(&origin.name, asked).await {
-                    Ok((end, own)) => {
-                        progress.source_at(end, own.0, own.1);
-                        settings.push(numbering(origin, own));
+                    Ok(Answer {
+                        end,
+                        numbers,
+                        prepared,
+                    }) => {
+                        progress.source_at(end, numbers.0, numbers.1);
+                        settings.push(numbering(origin, numbers));
+                        let watch = watches.entry(origin.name.clone()).or_default();
+                        progress.undecided(prepared.map(|prepared| {
+                            let (undecided, old) = watch.see(Instant::now(), prepared);
+                            warn_of_old(&origin.name, &old);
+                            undecided
+                        }));
                     }
                     Err(error) => {
                         tracing::debug!(origin = origin.name, %error, "the origin does not answer");
@@ -213,19 +227,47 @@ async fn in_time<T>(node: &str, answer: impl Future<Output = Result<T>>) -> Resu
         })
 }
 
+fn warn_of_old(origin: &str, old: &[Xid]) {
+    for xid in old {
+        tracing::warn!(
+            origin,
+            %xid,
+            "an XA transaction is prepared and was not decided for {}: its rows stay locked, and what \
+             the other node writes there waits. XA COMMIT {xid} or XA ROLLBACK {xid}; if it was decided \
+             before the server died, as it was then",
+            humantime::format_duration(OLD)
+        );
+    }
+}
+
+/// What an origin says of itself.
+struct Answer {
+    /// End of its log.
+    end: crate::position::LogPos,
+    /// `auto_increment_increment` and `_offset`.
+    numbers: (u64, u64),
+    /// XA transactions that it has prepared, if the account may ask.
+    prepared: Option<Vec<Xid>>,
+}
+
 async fn ask(
     connections: &mut HashMap<String, NodeConnection>,
     origin: &NodeConfig,
     flavor: Flavor,
-) -> Result<(crate::position::LogPos, (u64, u64))> {
+) -> Result<Answer> {
     let mut connection = match connections.remove(&origin.name) {
         Some(connection) => connection,
         None => NodeConnection::open(origin).await?,
     };
     let (_, end) = connection.log_end(flavor).await?;
-    let settings = auto_increment(&mut connection).await?;
+    let numbers = auto_increment(&mut connection).await?;
+    let prepared = watch::recover(&mut connection).await?;
     connections.insert(origin.name.clone(), connection);
-    Ok((end, settings))
+    Ok(Answer {
+        end,
+        numbers,
+        prepared,
+    })
 }
 
 async fn auto_increment(connection: &mut NodeConnection) -> Result<(u64, u64)> {

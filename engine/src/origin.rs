@@ -44,6 +44,8 @@ pub struct Passed {
     pub log_birth: u32,
     /// Number of the last GTID under the UUID of the log's node (MySQL), if that is known.
     pub numbered: Option<u64>,
+    /// As [`crate::log_reader::Start::xa_from`].
+    pub xa_from: Option<LogPos>,
 }
 
 /// Why a transaction needs no write at the other node.
@@ -61,6 +63,10 @@ pub enum Reason {
     Returned,
     /// Only databases, statements or tables that are not replicated. Names the rule.
     LeftOut(&'static str),
+    /// The first phase of an XA transaction: its rows go where it is committed.
+    Prepared,
+    /// An XA transaction that is rolled back, or decided once more as it was before.
+    Dropped,
 }
 
 /// Judges the transactions of one log.
@@ -471,7 +477,8 @@ impl OriginFilter {
             || (about_to_run && transaction.statement.is_some() && self.log_of.uuid != Some(*uuid))
     }
 
-    fn passed(&self, end: LogPos, reason: Reason) -> Origin {
+    /// What ends here needs no write.
+    pub(crate) fn passed(&self, end: LogPos, reason: Reason) -> Origin {
         Origin::Passed(Passed {
             end,
             reason,
@@ -479,6 +486,7 @@ impl OriginFilter {
             clock: self.clock.value(),
             log_birth: 0,
             numbered: None,
+            xa_from: None,
         })
     }
 }

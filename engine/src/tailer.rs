@@ -154,6 +154,7 @@ impl Tailer {
             // With the place: a transaction that could not be recorded is read again.
             if !within {
                 (place.marked, place.numbered) = (reader.marked(), reader.numbered());
+                place.xa_from = reader.xa_from();
             }
         }
     }
@@ -176,7 +177,7 @@ impl Tailer {
                 self.window.note_applied_definition();
             }
             Reason::UndoneDefinition => self.catalog.forget(),
-            Reason::Returned | Reason::LeftOut(_) => {}
+            Reason::Returned | Reason::LeftOut(_) | Reason::Prepared | Reason::Dropped => {}
         }
     }
 
@@ -341,6 +342,7 @@ impl Start {
             intended: None,
             marked: None,
             numbered: None,
+            xa_from: None,
         }
     }
 }

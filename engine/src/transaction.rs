@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::decode::ddl::{Ddl, DdlKind, Statement};
+use crate::decode::ddl::{Ddl, DdlKind, Statement, Xid};
 use crate::decode::event::SessionContext;
 use crate::error::Result;
 use crate::gtid::Gtid;
@@ -74,6 +74,27 @@ pub struct Assembled {
     pub spilled: Option<Spilled>,
     /// Memory that it takes, roughly, in bytes.
     pub weight: usize,
+}
+
+/// An XA transaction whose first phase stands in a log: its rows are locked at its node until it is
+/// decided, and nobody sees them.
+#[derive(Debug, Clone)]
+pub struct XaPrepared {
+    /// Its name. It is free again once it was decided.
+    pub xid: Xid,
+    /// Its rows, and the place and time of the XA PREPARE.
+    pub whole: Assembled,
+}
+
+/// The second phase of an XA transaction.
+#[derive(Debug, Clone)]
+pub struct XaDecided {
+    /// Its name.
+    pub xid: Xid,
+    /// XA COMMIT, and not XA ROLLBACK.
+    pub commit: bool,
+    /// All but the rows: place, time and GTID of the transaction are those of the decision.
+    pub head: Assembled,
 }
 
 /// A statement in the log, recognised.

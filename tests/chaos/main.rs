@@ -27,6 +27,7 @@ mod disk;
 mod failpoints;
 mod huge;
 mod network;
+mod prepared;
 mod store;
 mod storm;
 

@@ -96,7 +96,12 @@ async fn storm(kind: ServerKind) {
 }
 
 /// Lets the engine of one node live for a moment, again and again.
-async fn engines(folder: &Path, node: usize, mut random: StdRng, end: Instant) -> Counts {
+pub(crate) async fn engines(
+    folder: &Path,
+    node: usize,
+    mut random: StdRng,
+    end: Instant,
+) -> Counts {
     let mut counts = Counts::new();
     let points: Vec<&str> = ALL
         .iter()
@@ -151,7 +156,11 @@ async fn engines(folder: &Path, node: usize, mut random: StdRng, end: Instant) -
 }
 
 /// Kills one server or both, again and again.
-async fn kill_servers(servers: &mut [Server; 2], mut random: StdRng, end: Instant) -> Counts {
+pub(crate) async fn kill_servers(
+    servers: &mut [Server; 2],
+    mut random: StdRng,
+    end: Instant,
+) -> Counts {
     let mut counts = Counts::new();
     loop {
         tokio::time::sleep(Duration::from_millis(random.random_range(500..4500))).await;

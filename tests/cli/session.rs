@@ -124,7 +124,8 @@ async fn an_operators_day(kind: ServerKind) {
     let administrative = match kind {
         ServerKind::MySql => {
             "REPLICATION SLAVE, REPLICATION CLIENT, REPLICATION_APPLIER, SESSION_VARIABLES_ADMIN, \
-             TRANSACTION_GTID_TAG, SET_ANY_DEFINER, ALLOW_NONEXISTENT_DEFINER, SYSTEM_USER"
+             TRANSACTION_GTID_TAG, SET_ANY_DEFINER, ALLOW_NONEXISTENT_DEFINER, SYSTEM_USER, \
+             XA_RECOVER_ADMIN"
         }
         ServerKind::MariaDb => {
             "REPLICATION SLAVE, BINLOG MONITOR, BINLOG REPLAY, BINLOG ADMIN, SLAVE MONITOR, SET USER"

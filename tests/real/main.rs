@@ -44,6 +44,7 @@ mod sysbench;
 mod truncating;
 mod types;
 mod workload;
+mod xa;
 
 use std::path::Path;
 use std::time::{Duration, Instant};

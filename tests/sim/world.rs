@@ -565,6 +565,7 @@ impl World {
             log_birth: 0,
             marked: None,
             numbered: None,
+            xa_from: None,
         };
         self.stores[node][origin].push(Stored { record, seen });
         self.engines[node] = Some(engine);

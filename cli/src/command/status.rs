@@ -168,6 +168,16 @@ fn print(config: &Config, answers: &[Answer], output: &Output) -> anyhow::Result
                     kinds.join(", ")
                 ));
             }
+            if let (Some(prepared @ 1..), Some(seconds)) =
+                (link.xa_prepared, link.xa_oldest_seconds)
+            {
+                let text = undecided(&link.origin, prepared, seconds);
+                notes.push(if seconds >= twinlog_engine::xa::OLD.as_secs() {
+                    output.paint(Tone::Odd, &text)
+                } else {
+                    text
+                });
+            }
             let error = said(
                 link.state,
                 link.last_error.as_ref(),
@@ -198,6 +208,20 @@ fn print(config: &Config, answers: &[Answer], output: &Output) -> anyhow::Result
         output.line(note)?;
     }
     Ok(())
+}
+
+/// XA transactions hold their locks until somebody decides them.
+fn undecided(node: &str, number: u64, seconds: u64) -> String {
+    let (are, transactions) = if number == 1 {
+        ("is", "transaction")
+    } else {
+        ("are", "transactions")
+    };
+    let age = humantime::format_duration(std::time::Duration::from_secs(seconds));
+    format!(
+        "node {node}: {number} XA {transactions} {are} prepared and not decided, the oldest for {age} or \
+         longer (XA RECOVER)"
+    )
 }
 
 /// The last error as it is to be read now: one that is over must not look as if it were not.

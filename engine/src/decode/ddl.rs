@@ -8,6 +8,7 @@ mod lexer;
 mod reader;
 
 use std::borrow::Cow;
+use std::fmt;
 use std::ops::Range;
 
 use self::lexer::Quoting;
@@ -38,6 +39,32 @@ pub struct Xid {
     pub bqual: Vec<u8>,
     /// Format number; 1 where the statement does not say.
     pub format: u64,
+}
+
+impl fmt::Display for Xid {
+    /// As the statements take it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let part = |f: &mut fmt::Formatter<'_>, bytes: &[u8]| {
+            let plain = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'\'' | b'\\');
+            match std::str::from_utf8(bytes) {
+                Ok(text) if bytes.iter().all(plain) => write!(f, "'{text}'"),
+                _ => {
+                    f.write_str("x'")?;
+                    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+                    f.write_str("'")
+                }
+            }
+        };
+        part(f, &self.gtrid)?;
+        if !self.bqual.is_empty() || self.format != 1 {
+            f.write_str(",")?;
+            part(f, &self.bqual)?;
+        }
+        if self.format != 1 {
+            write!(f, ",{}", self.format)?;
+        }
+        Ok(())
+    }
 }
 
 /// What a statement in the log is.

@@ -50,6 +50,7 @@ pub struct Decoder {
     tables: HashMap<u64, Mapped>,
     filter: Option<TableFilter>,
     marker: Option<TableFilter>,
+    brackets_only: bool,
     /// A marker row stands in front, in the same transaction.
     is_marked: bool,
 }
@@ -76,6 +77,7 @@ impl Decoder {
             tables: HashMap::new(),
             filter: None,
             marker: None,
+            brackets_only: false,
             is_marked: false,
         }
     }
@@ -94,6 +96,12 @@ impl Decoder {
         self.marker = Some(is_marker);
     }
 
+    /// Leaves undecoded all but what says where files, transactions and their phases begin and end: a
+    /// log can be looked through whose rows could not be read.
+    pub fn only_brackets(&mut self) {
+        self.brackets_only = true;
+    }
+
     /// Decodes one event. `body` is what follows the header, without the checksum.
     ///
     /// # Errors
@@ -105,6 +113,14 @@ impl Decoder {
 
     fn decode_at(&mut self, header: &EventHeader, body: &[u8], inner: bool) -> Result<Event> {
         const IGNORABLE: u16 = 0x80;
+        // QUERY, ROTATE, FORMAT_DESCRIPTION, GTIDs, XA_PREPARE, TRANSACTION_PAYLOAD, compressed QUERY.
+        let bracket = matches!(
+            header.event_type,
+            2 | 4 | 15 | 33 | 34 | 38 | 40 | 42 | 162 | 165
+        );
+        if self.brackets_only && !bracket {
+            return Ok(Event::Ignorable);
+        }
         if let Some(form) = rows::form(header.event_type) {
             return self.rows(form, body);
         }

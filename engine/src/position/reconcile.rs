@@ -21,6 +21,8 @@ pub struct Resume {
     pub marked: Option<LogPos>,
     /// As [`LinkRecord::numbered`], where the store is believed.
     pub numbered: Option<u64>,
+    /// As [`LinkRecord::xa_from`], of this log. It may be out of date, and does no harm then.
+    pub xa_from: Option<LogPos>,
     /// How marker and store stood to each other.
     pub agreement: Agreement,
 }
@@ -78,11 +80,15 @@ pub fn reconcile(marker: &Marker, kept: Option<&LinkRecord>) -> Resume {
         log_birth: marker.log_birth,
         marked: None,
         numbered: None,
+        xa_from: None,
         agreement,
     };
     match kept {
         None => by_marker(Agreement::NothingKept),
-        Some(kept) if kept.marker < marker.position => by_marker(Agreement::StoreBehind),
+        Some(kept) if kept.marker < marker.position => Resume {
+            xa_from: kept.xa_from,
+            ..by_marker(Agreement::StoreBehind)
+        },
         // Only a person takes the GTID or the count of transactions out of a marker.
         Some(kept) if marker.gtid.is_empty() && !kept.gtid.is_empty() => {
             by_marker(Agreement::SetByHand)
@@ -105,6 +111,7 @@ pub fn reconcile(marker: &Marker, kept: Option<&LinkRecord>) -> Resume {
             },
             marked: kept.marked,
             numbered: kept.numbered,
+            xa_from: kept.xa_from,
             agreement: Agreement::Same,
         },
         Some(_) => by_marker(Agreement::Same),
@@ -150,6 +157,7 @@ mod tests {
             log_birth: 3,
             marked: Some(LogPos::new(9, 10)),
             numbered: Some(4),
+            xa_from: Some(LogPos::new(1, 80)),
         }
     }
 
@@ -164,6 +172,7 @@ mod tests {
         assert_eq!(resume.position, LogPos::new(1, 100));
         assert_eq!(resume.agreement, Agreement::StoreBehind);
         assert_eq!((resume.marked, resume.numbered), (None, None));
+        assert_eq!(resume.xa_from, Some(LogPos::new(1, 80)));
 
         let resume = reconcile(&marker(100), Some(&kept(200, 500)));
         assert_eq!(resume.position, LogPos::new(1, 100));
@@ -177,6 +186,7 @@ mod tests {
             LogPos::new(1, 100),
             "the same place of another log"
         );
+        assert_eq!(resume.xa_from, None);
         assert_eq!(resume.agreement, Agreement::SetByHand);
 
         assert_eq!(reconcile(&marker(100), None).position, LogPos::new(1, 100));

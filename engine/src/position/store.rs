@@ -45,6 +45,9 @@ pub struct LinkRecord {
     /// Number of the last GTID under the origin's own UUID in front of `settled` (MySQL).
     #[serde(default)]
     pub numbered: Option<u64>,
+    /// As [`crate::log_reader::Start::xa_from`], of `settled`.
+    #[serde(default)]
+    pub xa_from: Option<LogPos>,
 }
 
 /// How far the node's own log was read.
@@ -262,6 +265,7 @@ mod tests {
             log_birth: 8,
             marked: None,
             numbered: Some(9),
+            xa_from: None,
         }
     }
 

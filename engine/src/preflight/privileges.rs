@@ -329,6 +329,11 @@ pub(super) fn findings(config: &Config, facts: &NodeFacts) -> Vec<Finding> {
         report(Level::Warn, &definer, "*.*", why);
     }
 
+    if !facts.maria {
+        let why = ": XA transactions that are prepared and not decided cannot be counted";
+        report(Level::Warn, &lacking(&["XA_RECOVER_ADMIN"]), "*.*", why);
+    }
+
     if !super::any_fail(&findings) {
         let message = format!("{} may do what the engine does", facts.account);
         findings.insert(0, Finding::pass("privileges", message));
@@ -456,10 +461,14 @@ mod tests {
             optional("9.7.4"),
             [
                 grant("TRANSACTION_GTID_TAG"),
-                grant("SET_ANY_DEFINER, ALLOW_NONEXISTENT_DEFINER, SYSTEM_USER")
+                grant("SET_ANY_DEFINER, ALLOW_NONEXISTENT_DEFINER, SYSTEM_USER"),
+                grant("XA_RECOVER_ADMIN")
             ]
         );
-        assert_eq!(optional("8.0.36"), [grant("SET_USER_ID, SYSTEM_USER")]);
+        assert_eq!(
+            optional("8.0.36"),
+            [grant("SET_USER_ID, SYSTEM_USER"), grant("XA_RECOVER_ADMIN")]
+        );
         assert_eq!(
             optional("10.11.6-MariaDB"),
             [grant("SLAVE MONITOR"), grant("SET USER")]

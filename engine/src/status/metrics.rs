@@ -97,6 +97,27 @@ pub(super) fn render(status: &EngineStatus) -> Result<String, std::fmt::Error> {
         "Transactions received and not yet applied",
         links(&|link| link.lag_transactions as f64),
     );
+    let asked = |value: fn(&super::LinkStatus) -> Option<u64>| -> Vec<(Labels, f64)> {
+        let all = status.links.iter();
+        let known = all.filter_map(|link| {
+            let labels = vec![
+                ("origin", link.origin.clone()),
+                ("target", link.target.clone()),
+            ];
+            Some((labels, value(link)? as f64))
+        });
+        known.collect()
+    };
+    add(
+        "xa_prepared",
+        "XA transactions that are prepared at the origin and not decided",
+        asked(|link| link.xa_prepared),
+    );
+    add(
+        "xa_oldest_seconds",
+        "For how long the oldest of them has been seen",
+        asked(|link| link.xa_oldest_seconds),
+    );
     for (name, help, value) in [
         (
             "applied_transactions_total",

@@ -136,6 +136,13 @@ pub struct LinkStatus {
     pub returned: u64,
     /// Transactions left out by rule (databases or statements that are not replicated).
     pub left_out: u64,
+    /// XA transactions that are prepared at the origin and not decided: they hold their locks there.
+    /// `None` where the account may not ask for them.
+    #[serde(default)]
+    pub xa_prepared: Option<u64>,
+    /// Seconds for which this engine has seen the oldest of them prepared; 0 where there is none.
+    #[serde(default)]
+    pub xa_oldest_seconds: Option<u64>,
     /// AUTO_INCREMENT values outside their origin's residue class.
     pub auto_increment_strays: u64,
     /// Attempts repeated after deadlocks, lock timeouts and lost connections.

@@ -17,6 +17,7 @@ use crate::origin::{Passed, Reason};
 use crate::position::{LogName, LogPos};
 use crate::row::{RowChange, Value};
 use crate::transaction::Local;
+use crate::xa::Undecided;
 
 /// Over how long the rate is taken.
 const RATE_SPAN: Duration = Duration::from_secs(5);
@@ -60,6 +61,7 @@ struct Rest {
     stray_tables: HashSet<String>,
     conflicts: BTreeMap<(&'static str, JournalWinner), u64>,
     rate: VecDeque<(Instant, u64)>,
+    undecided: Option<Undecided>,
 }
 
 /// An error, and when.
@@ -129,6 +131,7 @@ impl LinkProgress {
                 stray_tables: HashSet::new(),
                 conflicts: BTreeMap::new(),
                 rate: VecDeque::new(),
+                undecided: None,
             }),
         }
     }
@@ -172,6 +175,10 @@ impl LinkProgress {
             }
             Reason::Returned => &self.returned,
             Reason::LeftOut(_) => &self.left_out,
+            Reason::Prepared | Reason::Dropped => {
+                self.received_end.store(passed.end);
+                return;
+            }
         };
         counter.fetch_add(1, Ordering::Relaxed);
         self.received_end.store(passed.end);
@@ -260,6 +267,11 @@ impl LinkProgress {
         {
             rest.rate.pop_front();
         }
+    }
+
+    /// So many XA transactions are prepared at the origin, if it says so.
+    pub fn undecided(&self, undecided: Option<Undecided>) {
+        self.lock().undecided = undecided;
     }
 
     /// Looks whether an inserted AUTO_INCREMENT value is of its origin's residue class; warns once
@@ -378,6 +390,8 @@ impl LinkProgress {
             loops_prevented: load(&self.loops_prevented),
             returned: load(&self.returned),
             left_out: load(&self.left_out),
+            xa_prepared: rest.undecided.map(|undecided| undecided.number),
+            xa_oldest_seconds: rest.undecided.map(|undecided| undecided.oldest.as_secs()),
             auto_increment_strays: load(&self.strays),
             retries: load(&self.retries),
             regrouped: load(&self.regrouped),

@@ -15,7 +15,8 @@ pub(super) async fn privileges(kind: ServerKind) {
     let global = match kind {
         ServerKind::MySql => {
             "REPLICATION SLAVE, REPLICATION CLIENT, REPLICATION_APPLIER, SESSION_VARIABLES_ADMIN, \
-             TRANSACTION_GTID_TAG, SET_ANY_DEFINER, ALLOW_NONEXISTENT_DEFINER, SYSTEM_USER"
+             TRANSACTION_GTID_TAG, SET_ANY_DEFINER, ALLOW_NONEXISTENT_DEFINER, SYSTEM_USER, \
+             XA_RECOVER_ADMIN"
         }
         ServerKind::MariaDb => {
             "REPLICATION SLAVE, BINLOG MONITOR, BINLOG REPLAY, BINLOG ADMIN, SLAVE MONITOR, SET USER"
@@ -29,6 +30,7 @@ pub(super) async fn privileges(kind: ServerKind) {
         "SET_ANY_DEFINER",
         "ALLOW_NONEXISTENT_DEFINER",
         "SYSTEM_USER",
+        "XA_RECOVER_ADMIN",
         "SLAVE MONITOR",
         "SET USER",
     ];

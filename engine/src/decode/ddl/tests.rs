@@ -387,8 +387,23 @@ fn transactions_are_told_apart() {
     );
     assert_eq!(
         of("XA ROLLBACK 'ab',0x,0x1", MySql),
-        Statement::XaRollback(xid)
+        Statement::XaRollback(xid.clone())
     );
+    assert_eq!(xid.to_string(), "'ab'");
+    for (bqual, format, shown) in [
+        (b"b'".to_vec(), 1, "'ab',x'6227'"),
+        (b"b".to_vec(), 7, "'ab','b',7"),
+        (Vec::new(), 7, "'ab','',7"),
+    ] {
+        let xid = Xid {
+            bqual,
+            format,
+            ..xid.clone()
+        };
+        assert_eq!(xid.to_string(), shown);
+        let statement = format!("XA END {xid}");
+        assert_eq!(of(&statement, MySql), Statement::XaEnd(xid));
+    }
 }
 
 #[test]
