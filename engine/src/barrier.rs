@@ -38,9 +38,14 @@ pub async fn wait(config: &Config, timeout: Option<Duration>) -> Result<Vec<Outs
         nodes.push(NodeConnection::open(node).await?);
     }
     let mut tokens: Vec<u64> = Vec::new();
-    for connection in &mut nodes {
-        let token = raise(connection, &table).await?;
-        tokens.push(token);
+    for (origin, node) in config.nodes.iter().enumerate() {
+        // A node that was restored from a backup has an older token than the others have of it: above
+        // all of them, or the wait would be over before it began.
+        let mut highest = 0;
+        for connection in &mut nodes {
+            highest = highest.max(token(connection, &table, &node.name).await?);
+        }
+        tokens.push(raise(&mut nodes[origin], &table, highest).await?);
     }
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     let mut outstanding: Vec<(usize, usize)> = (0..nodes.len())
@@ -50,12 +55,8 @@ pub async fn wait(config: &Config, timeout: Option<Duration>) -> Result<Vec<Outs
     loop {
         let mut waiting = Vec::new();
         for (origin, target) in outstanding {
-            let sql = format!(
-                "SELECT token FROM {table} WHERE node = {}",
-                quote_string(&config.nodes[origin].name)
-            );
-            let arrived: Option<u64> = nodes[target].first(&sql, "reading the barrier").await?;
-            if arrived.unwrap_or(0) < tokens[origin] {
+            let name = &config.nodes[origin].name;
+            if token(&mut nodes[target], &table, name).await? < tokens[origin] {
                 waiting.push((origin, target));
             }
         }
@@ -77,28 +78,46 @@ pub async fn wait(config: &Config, timeout: Option<Duration>) -> Result<Vec<Outs
         .collect())
 }
 
-/// Raises the node's own barrier by one, and gives it.
-async fn raise(connection: &mut NodeConnection, table: &str) -> Result<u64> {
+/// What a node has of the barrier of `origin`; 0 where it has none.
+async fn token(connection: &mut NodeConnection, table: &str, origin: &str) -> Result<u64> {
+    let sql = format!(
+        "SELECT token FROM {table} WHERE node = {}",
+        quote_string(origin)
+    );
+    let found = match connection.first(&sql, "reading the barrier").await {
+        Err(Error::Server {
+            code: 1049 | 1146, ..
+        }) => return Err(not_set_up(connection.node())),
+        other => other?,
+    };
+    Ok(found.unwrap_or(0))
+}
+
+fn not_set_up(node: &str) -> Error {
+    Error::Preflight(format!(
+        "node {node} is not set up: run `twinlog init` once, while both nodes hold the same data"
+    ))
+}
+
+/// Raises the node's own barrier by one, from `highest` at least, and gives it.
+async fn raise(connection: &mut NodeConnection, table: &str, highest: u64) -> Result<u64> {
     let node = connection.node().to_owned();
     let context = "raising the barrier";
     let name = quote_string(&node);
     connection.execute("START TRANSACTION", context).await?;
     let raised = connection
         .execute(
-            format!("UPDATE {table} SET token = token + 1 WHERE node = {name}"),
+            format!(
+                "UPDATE {table} SET token = GREATEST(token, {highest}) + 1 WHERE node = {name}"
+            ),
             context,
         )
         .await;
-    let not_set_up = || {
-        Error::Preflight(format!(
-            "node {node} is not set up: run `twinlog init` once, while both nodes hold the same data"
-        ))
-    };
     match raised {
         Ok(0)
         | Err(Error::Server {
             code: 1049 | 1146, ..
-        }) => return Err(not_set_up()),
+        }) => return Err(not_set_up(&node)),
         other => other?,
     };
     let token: Option<u64> = connection
@@ -108,5 +127,5 @@ async fn raise(connection: &mut NodeConnection, table: &str) -> Result<u64> {
         )
         .await?;
     connection.execute("COMMIT", context).await?;
-    token.ok_or_else(not_set_up)
+    token.ok_or_else(|| not_set_up(&node))
 }

@@ -259,6 +259,34 @@ impl NodeConnection {
         })
     }
 
+    /// The settings by which a crash of the machine may lose commits, where they are such, as text.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn relaxed_settings(&mut self) -> Result<Option<String>> {
+        let sql = "SELECT @@GLOBAL.sync_binlog, @@GLOBAL.innodb_flush_log_at_trx_commit";
+        let context = "asking what is synced at a commit";
+        let settings: Option<(u64, u64)> = self.first(sql, context).await?;
+        Ok(settings
+            .filter(|both| *both != (1, 1))
+            .map(|(log, tables)| {
+                format!("sync_binlog = {log} and innodb_flush_log_at_trx_commit = {tables}")
+            }))
+    }
+
+    /// Size in bytes of one of the server's binlog files; `None` where it has none of that name.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn log_size(&mut self, file: &str) -> Result<Option<u64>> {
+        let context = "asking for the sizes of the binlog's files";
+        let rows: Vec<mysql_async::Row> = self.all("SHOW BINARY LOGS", context).await?;
+        let found = rows
+            .iter()
+            .find(|row| matches!(row.get_opt::<String, _>(0), Some(Ok(name)) if name == file));
+        Ok(found.and_then(|row| row.get_opt(1)?.ok()))
+    }
+
     /// The present end of the server's binlog.
     ///
     /// What was committed (row locks released) before the call lies in front of the position that
@@ -313,19 +341,14 @@ async fn run_together(conn: &mut Conn, sql: &[u8], number: usize) -> mysql_async
     for _ in 0..number {
         let affected = results.affected_rows();
         let is_query = !results.columns_ref().is_empty();
-        // Goes on to the next statement's result as well, whose error this may be.
         match results.try_collect::<u64>().await {
             Ok(rows) => found.push(match (is_query, rows.into_iter().next()) {
                 (false, _) => affected,
                 (true, Some(Ok(number))) => number,
                 (true, _) => 0,
             }),
-            Err(error) => {
-                if !is_query {
-                    found.push(affected);
-                }
-                return Ok((found, Some(error)));
-            }
+            // The driver keeps the error of a statement until the turn of its result.
+            Err(error) => return Ok((found, Some(error))),
         }
     }
     Ok((found, None))

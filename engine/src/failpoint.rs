@@ -28,9 +28,11 @@ pub enum Failpoint {
     Tailed,
     /// A batch was gathered.
     Grouped,
-    /// The marker was moved within the apply transaction, in front of its rows.
+    /// The marker was moved within an apply transaction whose rows follow in packets of their own: a
+    /// careful one, one from disk, DDL, or one without rows. Ordinary groups send marker and first rows
+    /// together, and so have no such moment.
     MarkerWritten,
-    /// All statements of the apply transaction have been answered.
+    /// Marker and all rows of an ordinary group have been answered.
     StatementsSent,
     /// The race guard has let the transaction pass: the next step is to commit.
     Guarded,

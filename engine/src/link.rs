@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -117,15 +117,15 @@ impl Link {
 
     /// From finding the place to the first error.
     async fn run(&self) -> Result<()> {
+        let breaks = self.tail.breaks();
         let set_up = async {
             let mut connection = NodeConnection::open(&self.target).await?;
-            self.end_previous(&mut connection).await?;
+            end_applier(&mut connection, &self.origin.name).await?;
             let marker = self.read_marker(&mut connection).await?;
             let resume = self.find_place(&marker)?;
             let mut origin_connection = NodeConnection::open(&self.origin).await?;
             let origin = origin_connection.identity().await?;
             agreement::compare(&mut origin_connection, &self.config, &self.origin.name).await?;
-            let (_, end) = origin_connection.log_end(origin.flavor).await?;
             // The place to go on from may lie behind the marker that says what was about to run.
             let reverse = read_marker(
                 &mut origin_connection,
@@ -134,14 +134,22 @@ impl Link {
             )
             .await?;
             let remembered = lock(&self.intended).clone();
-            let intended = reverse.intended.or(remembered);
-            self.verify_origin(&marker, &origin, resume.position, end)?;
-            lineage::verify(&mut origin_connection, &marker, &origin).await?;
+            let intended = reverse.intended.clone().or(remembered);
+            self.verify_kinds(&origin)?;
+            let (here, there) = (&self.target.name, &self.origin.name);
+            let from = resume.position;
+            lineage::verify(&mut origin_connection, &marker, here, &origin, from).await?;
+            let relaxed = origin_connection.relaxed_settings().await?;
             origin_connection.close().await;
+            // The other way about: what the origin says that it has seen of our own log.
+            let own = connection.identity().await?;
+            let applied = reverse.position;
+            let end = lineage::verify(&mut connection, &reverse, there, &own, applied).await?;
             // Until the tailer has caught up with our own log, every commit would wait for it with
             // its row locks held. And what became of DDL that was about to run stands there too.
-            let (_, end) = connection.log_end(self.target_identity.flavor).await?;
             self.caught_up(end).await?;
+            let birth = self.tail.birth_of(applied.file);
+            lineage::same_file(&reverse, there, &own, birth)?;
             if merges(&self.config) {
                 // A commit whose answer was lost may have gone through.
                 let (schema, histories) = (&self.config.engine.schema, self.window.histories());
@@ -170,9 +178,9 @@ impl Link {
                 Room::of(&self.config, &self.target.name),
             )
             .await?;
-            Ok::<_, Error>((connection, marker, resume, origin, reader))
+            Ok::<_, Error>((connection, marker, resume, origin, reader, relaxed))
         };
-        let (connection, marker, resume, origin, reader) = tokio::select! {
+        let (connection, marker, resume, origin, reader, relaxed) = tokio::select! {
             () = self.stop.cancelled() => return Err(Error::Stopped),
             ready = set_up => ready?,
         };
@@ -197,6 +205,7 @@ impl Link {
             self.config.replication.queue_bytes,
             self.origin.name.clone(),
             Arc::clone(&self.intended),
+            relaxed,
         )));
         let applier = Applier::new(
             connection,
@@ -215,7 +224,8 @@ impl Link {
             bytes: self.config.replication.group_bytes,
             time: self.config.replication.group_time,
         };
-        self.settle(applier, Gatherer::new(items, limits), resume, reading)
+        let gatherer = Gatherer::new(items, limits);
+        self.settle(applier, gatherer, resume, reading, breaks)
             .await
     }
 
@@ -226,6 +236,7 @@ impl Link {
         mut gatherer: Gatherer,
         resume: Resume,
         mut reading: Reading,
+        mut breaks: watch::Receiver<u64>,
     ) -> Result<()> {
         let mut clock = resume.clock;
         let mut seen = Seen {
@@ -249,6 +260,15 @@ impl Link {
                     return Ok(());
                 }
                 batch = ahead.next(&mut gatherer) => batch?,
+                // An idle link would not notice that its own node was down, and may have come back
+                // without what was applied.
+                Ok(()) = breaks.changed() => {
+                    return Err(Error::Connection {
+                        node: self.target.name.clone(),
+                        message: "the connection of its tailer broke: looking at the node anew"
+                            .to_owned(),
+                    });
+                }
             };
             let Some((mut batch, prepared)) = batch else {
                 return match (&mut reading.0).await {
@@ -385,44 +405,14 @@ impl Link {
         }
     }
 
-    /// Ends the connection that applied for this link before, of which the server may not know yet
-    /// that it is broken: it may hold row locks, or be running a statement still. A lock of the
-    /// server's tells which it is; its number alone would not, since a server that was restarted
-    /// gives the numbers out again.
-    async fn end_previous(&self, connection: &mut NodeConnection) -> Result<()> {
-        let lock = quote_string(&format!("twinlog.apply.{}", self.origin.name));
-        let context = "taking the apply lock";
-        let previous: Option<Option<u64>> = connection
-            .first(&format!("SELECT IS_USED_LOCK({lock})"), context)
-            .await?;
-        if let Some(previous) = previous.flatten() {
-            match connection
-                .execute(format!("KILL {previous}"), context)
-                .await
-            {
-                // It ended by itself meanwhile.
-                Ok(_) | Err(Error::Server { code: 1094, .. }) => {}
-                Err(error) => {
-                    return Err(Error::Connection {
-                        node: self.target.name.clone(),
-                        message: format!(
-                            "connection {previous} still applies for this link, under another \
-                             account, and cannot be ended ({error}); KILL it"
-                        ),
-                    });
-                }
-            }
-        }
-        let taken: Option<Option<i64>> = connection
-            .first(&format!("SELECT GET_LOCK({lock}, 5)"), context)
-            .await?;
-        if taken.flatten() == Some(1) {
+    fn verify_kinds(&self, origin: &Identity) -> Result<()> {
+        if origin.flavor == self.target_identity.flavor {
             return Ok(());
         }
-        Err(Error::Connection {
-            node: self.target.name.clone(),
-            message: "the connection that applied before has not ended yet".to_owned(),
-        })
+        Err(Error::Preflight(format!(
+            "node {} is {} and node {} is {}: both must be MySQL or both MariaDB",
+            self.origin.name, origin.version, self.target.name, self.target_identity.version
+        )))
     }
 
     async fn read_marker(&self, connection: &mut NodeConnection) -> Result<Marker> {
@@ -452,61 +442,66 @@ impl Link {
         }
         Ok(resume)
     }
+}
 
-    /// Whether the origin is still the server whose log the marker speaks of.
-    fn verify_origin(
-        &self,
-        marker: &Marker,
-        origin: &Identity,
-        position: LogPos,
-        end: LogPos,
-    ) -> Result<()> {
-        let lost = |problem: String| {
-            Err(Error::LogLost {
-                node: self.origin.name.clone(),
-                problem: format!(
-                    "{problem}. Make the nodes agree (compare them, copy one to the other), then \
-                     run `twinlog init --force` or `twinlog positions set`"
-                ),
-            })
-        };
-        if origin.flavor != self.target_identity.flavor {
-            return Err(Error::Preflight(format!(
-                "node {} is {} and node {} is {}: both must be MySQL or both MariaDB",
-                self.origin.name, origin.version, self.target.name, self.target_identity.version
-            )));
+/// Ends the connection that applies what `origin` wrote at this node, if there is one, and takes its
+/// lock. Its engine may hang, or the server may not know yet that the connection is broken; until it
+/// ends it holds row locks, that of the marker row too, or runs a statement still. A lock of the
+/// server's tells which it is; its number alone would not, since a server that was restarted gives the
+/// numbers out again. The server gives the lock back when it has rolled back what the connection had
+/// open.
+///
+/// # Errors
+/// [`Error::Connection`] where it cannot be ended, or not yet.
+pub(crate) async fn end_applier(connection: &mut NodeConnection, origin: &str) -> Result<()> {
+    let lock = apply_lock(origin);
+    let context = "taking the apply lock";
+    let node = connection.node().to_owned();
+    let previous: Option<Option<u64>> = connection
+        .first(&format!("SELECT IS_USED_LOCK({lock})"), context)
+        .await?;
+    if let Some(previous) = previous.flatten() {
+        match connection
+            .execute(format!("KILL {previous}"), context)
+            .await
+        {
+            // It ended by itself meanwhile.
+            Ok(_) | Err(Error::Server { code: 1094, .. }) => {}
+            Err(error) => {
+                return Err(Error::Connection {
+                    node,
+                    message: format!(
+                        "connection {previous} still applies for this link, under another account, and \
+                         cannot be ended ({error}); KILL it"
+                    ),
+                });
+            }
         }
-        let uuid = uuid_text(origin);
-        if uuid != marker.server_uuid {
-            return lost(format!(
-                "its server_uuid is {uuid}, and was {} when the link was set up: it is another \
-                 server, or was set up anew",
-                marker.server_uuid
-            ));
-        }
-        if origin.server_id != marker.server_id {
-            return lost(format!(
-                "its server_id is {}, and was {} when the link was set up",
-                origin.server_id, marker.server_id
-            ));
-        }
-        if !origin.log_name.same_log(&marker.log_name) {
-            return lost(format!(
-                "its log is called {} now, and was {}",
-                origin.log_name.file(end.file),
-                marker.log_name.file(marker.position.file)
-            ));
-        }
-        if position > end {
-            return lost(format!(
-                "we have applied its log up to {}, and it ends at {}: it was reset, restored from \
-                 a backup, or lost committed transactions in a crash",
-                origin.log_name.show(position),
-                origin.log_name.show(end)
-            ));
-        }
-        Ok(())
     }
+    let taken: Option<Option<i64>> = connection
+        .first(&format!("SELECT GET_LOCK({lock}, 5)"), context)
+        .await?;
+    if taken.flatten() == Some(1) {
+        return Ok(());
+    }
+    Err(Error::Connection {
+        node,
+        message: "the connection that applied before has not ended yet".to_owned(),
+    })
+}
+
+/// Gives the lock of [`end_applier`] back.
+pub(crate) async fn let_apply(connection: &mut NodeConnection, origin: &str) -> Result<()> {
+    let sql = format!("DO RELEASE_LOCK({})", apply_lock(origin));
+    connection
+        .execute(sql, "giving back the apply lock")
+        .await?;
+    Ok(())
+}
+
+/// The name, as a literal, of the lock that the connection holds which applies what `origin` wrote.
+fn apply_lock(origin: &str) -> String {
+    quote_string(&format!("twinlog.apply.{origin}"))
 }
 
 /// Reads the marker of one origin at a node.
@@ -569,6 +564,7 @@ async fn read(
     queue_bytes: usize,
     origin: String,
     intended: Arc<Mutex<Option<Intended>>>,
+    relaxed: Option<String>,
 ) -> Result<()> {
     // Room is counted in KiB so that it fits the semaphore's numbers.
     let room_kib = u32::try_from(queue_bytes / 1024).unwrap_or(u32::MAX).max(1);
@@ -577,6 +573,15 @@ async fn read(
     loop {
         let step = reader.next().await?;
         failpoint::reach(Failpoint::Received);
+        if let (Some(position), Some(relaxed)) = (reader.crashed(), &relaxed) {
+            tracing::warn!(
+                origin,
+                %position,
+                "a file of the log of node {origin} ends without a goodbye: its server crashed. It runs \
+                 with {relaxed}: if the machine went down with it, it may have lost commits that the log \
+                 has. Compare the nodes (`twinlog verify`); set both to 1"
+            );
+        }
         let item = match step {
             Step::Transaction(Origin::Local(local)) => {
                 failpoint::reach(Failpoint::Assembled);

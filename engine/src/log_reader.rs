@@ -18,6 +18,9 @@ use crate::transaction::{Assembled, Seen, XaDecided, XaPrepared};
 use crate::xa::search::{Found, Search};
 use crate::xa::{Held, Kept};
 
+/// Type of the event that a server writes as it shuts down.
+const STOP: u8 = 3;
+
 /// Where a log is to be read from and what is known there.
 #[derive(Debug, Clone)]
 pub struct Start {
@@ -63,6 +66,9 @@ pub struct LogReader {
     filter: OriginFilter,
     own_uuid: Option<[u8; 16]>,
     numbered: Option<u64>,
+    /// Whether the last event of the log was one with which a server ends a file in order.
+    goodbye: bool,
+    crashed: Option<LogPos>,
     log_of: Identity,
     peer: Identity,
     /// XA transactions that were seen prepared and not decided.
@@ -114,6 +120,9 @@ impl LogReader {
             .behind_mark(start.marked),
             own_uuid: log_of.uuid,
             numbered: start.numbered,
+            // Of what stands in front of the first event nothing is known.
+            goodbye: false,
+            crashed: None,
             log_of: log_of.clone(),
             peer: peer.clone(),
         })
@@ -189,6 +198,12 @@ impl LogReader {
         self.source.birth()
     }
 
+    /// Where a file ended since this was asked last without the event with which a server ends one: it
+    /// crashed.
+    pub fn crashed(&mut self) -> Option<LogPos> {
+        self.crashed.take()
+    }
+
     /// Reads on by one event.
     ///
     /// # Errors
@@ -201,7 +216,13 @@ impl LogReader {
         // Made up by the server as it goes on to the next file, without one in the log: it crashed.
         // The next format description then drops what was open.
         let artificial = placed.header.end_log_pos == 0;
-        let end = placed.end;
+        let (start, end) = (placed.start, placed.end);
+        if artificial && rotated && start.file != end.file && !self.goodbye {
+            self.crashed = Some(start);
+        }
+        if !artificial && !heartbeat {
+            self.goodbye = rotated || placed.header.event_type == STOP;
+        }
         // Each file is looked through by itself; and what stands there may never be decided.
         if self.xa_from.is_some_and(|place| place.file < end.file) {
             self.xa_from = None;

@@ -18,11 +18,12 @@ use crate::conflict::window::Window;
 use crate::connection::{Identity, NodeConnection};
 use crate::error::{Error, Result};
 use crate::failpoint::{self, Failpoint};
-use crate::link::{Link, read_marker};
+use crate::link::{Link, end_applier, let_apply, read_marker};
 use crate::log_reader::Start;
 use crate::monitor;
 use crate::own_schema;
 use crate::position::marker::{MARKER_TABLE, Marker};
+use crate::position::own_log::OwnLog;
 use crate::position::reconcile::reconcile;
 use crate::position::store::{Opened, Store};
 use crate::preflight;
@@ -94,6 +95,9 @@ impl Engine {
         let catalog = Arc::new(SchemaCatalog::new(target.clone()));
         let tail = Arc::new(TailProgress::default());
         let start = tailer_start(&markers, &store, &identity)?;
+        let epoch = markers.first().map_or(0, |(_, marker)| marker.epoch);
+        let own_log = OwnLog::open(Arc::clone(&store), identity.clone(), epoch)?;
+        let (_, end) = owner.log_end(identity.flavor).await?;
         let window = Arc::new(Window::bounded(
             start.position,
             config.replication.window_bytes,
@@ -133,12 +137,15 @@ impl Engine {
             window: Arc::clone(&window),
             catalog,
             progress: Arc::clone(&tail),
+            own_log,
+            end,
             // The links may still be finishing what they have in hand, and need it for that.
             stop: now.clone(),
             merges: merges(&config),
             rank: rank(&config, &target.name),
         };
-        background.push(spawn(&now, tailer.run(start)));
+        // It writes down how far it came before it ends, and so is not simply dropped.
+        background.push(tokio::spawn(tailer.run(start)));
         let watch = monitor::Monitor {
             config: Arc::clone(&config),
             links: links.clone(),
@@ -192,7 +199,7 @@ impl EngineHandle {
 
     /// Stops cleanly: the group in hand is committed or rolled back, positions are written out.
     /// After `shutdown_timeout` whatever is left is ended; that loses nothing either, it only has
-    /// to be applied again.
+    /// to be applied again. Takes three seconds more at most, for the goodbye.
     pub async fn shutdown(mut self) {
         self.stop.cancel();
         let mut links = std::mem::take(&mut self.links);
@@ -212,8 +219,9 @@ impl EngineHandle {
         // A link that was cut off lets go of the store once its task has ended.
         links.retain(|task| !task.is_finished());
         links.append(&mut self.background);
+        let deadline = tokio::time::Instant::now() + GOODBYE;
         for task in links {
-            if tokio::time::timeout(GOODBYE, task).await.is_err() {
+            if tokio::time::timeout_at(deadline, task).await.is_err() {
                 tracing::debug!(
                     node = self.node,
                     "the node did not take its lock back in time"
@@ -288,14 +296,21 @@ async fn is_set_up(owner: &mut NodeConnection, config: &Config) -> Result<bool> 
 }
 
 /// Raises the epoch of a marker, so that an engine started before is fenced at its next apply.
+///
+/// One that hangs within an apply transaction holds the marker row for as long as its connection lives,
+/// so that is ended first. Nothing is lost: it has committed, or its server rolls it back.
 async fn claim_epoch(owner: &mut NodeConnection, schema: &str, origin: &str) -> Result<Marker> {
     read_marker(owner, schema, origin).await?;
+    end_applier(owner, origin).await?;
     let sql = format!(
         "UPDATE {}.{MARKER_TABLE} SET epoch = epoch + 1 WHERE origin = {}",
         crate::connection::quote_identifier(schema),
         crate::connection::quote_string(origin)
     );
-    owner.execute(sql, "raising the epoch").await?;
+    let raised = owner.execute(sql, "raising the epoch").await;
+    // Not before: an engine that is stale and awake would begin anew.
+    let_apply(owner, origin).await?;
+    raised?;
     read_marker(owner, schema, origin).await
 }
 

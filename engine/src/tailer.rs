@@ -23,6 +23,7 @@ use crate::failpoint::{self, Failpoint};
 use crate::log_reader::{LogReader, Start, Step};
 use crate::origin::{Origin, Passed, Reason};
 use crate::position::LogPos;
+use crate::position::own_log::OwnLog;
 use crate::row::{RowChange, SourceTable};
 use crate::schema::SchemaCatalog;
 use crate::spill::Room;
@@ -38,6 +39,9 @@ pub(crate) struct Tailer {
     pub window: Arc<Window>,
     pub catalog: Arc<SchemaCatalog>,
     pub progress: Arc<TailProgress>,
+    pub own_log: OwnLog,
+    /// End of the log as the engine started.
+    pub end: LogPos,
     pub stop: CancellationToken,
     /// Whether any rule merges rows.
     pub merges: bool,
@@ -47,13 +51,18 @@ pub(crate) struct Tailer {
 
 impl Tailer {
     /// Reads from `start` until stopped or halted.
-    pub(crate) async fn run(self, start: Start) {
+    pub(crate) async fn run(mut self, start: Start) {
         let mut place = start;
+        if let Err(error) = self.own_log.ends_at(self.end) {
+            self.halt(&error);
+            return;
+        }
         let mut backoff = Backoff::new(self.config.engine.backoff);
+        let stop = self.stop.clone();
         loop {
             let before = place.position;
             let outcome = tokio::select! {
-                () = self.stop.cancelled() => Err(Error::Stopped),
+                () = stop.cancelled() => Err(Error::Stopped),
                 outcome = self.read(&mut place) => outcome,
             };
             if place.position > before {
@@ -61,13 +70,12 @@ impl Tailer {
             }
             match outcome {
                 Err(Error::Stopped) | Ok(()) => {
+                    self.own_log.keep(place.position, place.log_birth, true);
                     self.progress.set_state(State::Stopped, None);
                     return;
                 }
                 Err(error) if error.disposition() == Disposition::Halt => {
-                    tracing::error!(node = self.node.name, %error, "the tailer halted");
-                    self.progress
-                        .set_state(State::Halted, Some(error.to_string()));
+                    self.halt(&error);
                     return;
                 }
                 Err(error) => {
@@ -83,6 +91,14 @@ impl Tailer {
         }
     }
 
+    fn halt(&self, error: &Error) {
+        tracing::error!(node = self.node.name, %error, "the tailer halted");
+        self.progress
+            .set_state(State::Halted, Some(error.to_string()));
+        // Links that have nothing to do have to learn of it too.
+        self.progress.broke();
+    }
+
     async fn pause(&self, pause: Duration) -> Result<()> {
         tokio::select! {
             () = self.stop.cancelled() => Err(Error::Stopped),
@@ -90,7 +106,7 @@ impl Tailer {
         }
     }
 
-    async fn read(&self, place: &mut Start) -> Result<()> {
+    async fn read(&mut self, place: &mut Start) -> Result<()> {
         let mut reader = LogReader::open(
             &self.node,
             &self.identity,
@@ -103,7 +119,7 @@ impl Tailer {
         self.progress.set_state(State::Streaming, None);
         loop {
             let before = reader.position();
-            let step = reader.next().await?;
+            let step = reader.next().await.inspect_err(|_| self.progress.broke())?;
             if reader.position() != before {
                 self.window.stir();
             }
@@ -113,27 +129,28 @@ impl Tailer {
                     self.record_huge(&huge).await?;
                     place.clock = huge.head().effective;
                     place.seen = huge.head().seen;
-                    self.reached(place, huge.head().end, reader.birth());
+                    self.reached(place, huge.head().end, reader.birth())?;
                 }
                 Step::Transaction(Origin::Local(local)) => {
                     self.record(&local).await?;
                     failpoint::reach(Failpoint::Tailed);
                     place.clock = local.effective;
                     place.seen = local.seen;
-                    self.reached(place, local.end, reader.birth());
+                    self.reached(place, local.end, reader.birth())?;
                 }
                 Step::Transaction(Origin::Passed(passed)) => {
                     self.passed(&passed);
                     place.clock = passed.clock;
                     place.seen = passed.seen;
                     place.intended = reader.intended().cloned();
-                    self.reached(place, passed.end, reader.birth());
+                    self.reached(place, passed.end, reader.birth())?;
                 }
-                Step::Boundary(position) => self.reached(place, position, reader.birth()),
+                Step::Boundary(position) => self.reached(place, position, reader.birth())?,
                 // The file's description, which says when it was begun, comes next.
-                Step::Rotated(position) => self.reached(place, position, 0),
+                Step::Rotated(position) => self.reached(place, position, 0)?,
                 Step::Within => {}
             }
+            self.own_log.keep(place.position, place.log_birth, false);
             // With the place: a transaction that could not be recorded is read again.
             if !within {
                 (place.marked, place.numbered) = (reader.marked(), reader.numbered());
@@ -143,10 +160,13 @@ impl Tailer {
     }
 
     /// Only now may the apply trust the window up to here.
-    fn reached(&self, place: &mut Start, position: LogPos, log_birth: u32) {
+    fn reached(&mut self, place: &mut Start, position: LogPos, log_birth: u32) -> Result<()> {
+        self.own_log.reached(place.position, position, log_birth)?;
         place.position = position;
         place.log_birth = log_birth;
+        self.progress.begun(position.file, log_birth);
         self.window.advance(position);
+        Ok(())
     }
 
     fn passed(&self, passed: &Passed) {

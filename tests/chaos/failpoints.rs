@@ -37,7 +37,8 @@ fn ordinary(point: Failpoint) -> bool {
 fn careful(point: Failpoint) -> bool {
     matches!(
         point,
-        Failpoint::CarefulLocked
+        Failpoint::MarkerWritten
+            | Failpoint::CarefulLocked
             | Failpoint::CarefulSettled
             | Failpoint::CarefulJournalled
             | Failpoint::CarefulCommitSent

@@ -22,7 +22,10 @@ macro_rules! on_both {
     };
 }
 
+mod crash;
+mod disk;
 mod failpoints;
+mod huge;
 mod network;
 mod prepared;
 mod store;

@@ -3,7 +3,7 @@
 //! for one node.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -137,19 +137,41 @@ async fn a_store_that_cannot_be_written(kind: ServerKind) {
     account(&cluster, load).await;
 }
 
-/// An engine that was stopped in its tracks wakes after another one has taken its node over.
+/// An engine that was stopped in its tracks wakes after another one has taken its node over. It was
+/// within an apply transaction, with the marker row and a client's row locked.
 async fn a_stale_engine_is_fenced(kind: ServerKind) {
+    use mysql_async::prelude::Queryable as _;
     let (mut cluster, load) = started(kind).await;
     cluster.says(1, 0, "the link runs").await;
     load.go_on_for(20).await;
-    // Between two commits: stopped within one, it holds the marker row until its connection is ended.
-    let before = load.finish().await;
-    cluster.wait_for(PATIENCE).await;
-    let outcome = before.settle(&cluster.servers, [0, 0]).await;
-    assert_eq!((outcome.lost, outcome.doubled), (0, 0), "{outcome:?}");
+    // A client of b keeps a row that the engine of b is to write, so that it waits within the
+    // transaction.
+    let mut client = cluster.servers[1].connect().await.unwrap();
+    client
+        .query_drop("BEGIN; SELECT n FROM d.total FOR UPDATE")
+        .await
+        .unwrap();
     let stale = cluster.engines[1].take().unwrap();
     let pid = Pid::from_raw(i32::try_from(stale.id()).unwrap());
-    kill(pid, Signal::SIGSTOP).unwrap();
+    let held = async || {
+        let free = "SELECT epoch FROM twinlog.marker FOR UPDATE SKIP LOCKED";
+        cluster.query::<u64>(1, free).await.is_empty()
+    };
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        kill(pid, Signal::SIGSTOP).unwrap();
+        // A COMMIT may be on its way.
+        let before = held().await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if before && held().await {
+            break;
+        }
+        kill(pid, Signal::SIGCONT).unwrap();
+        assert!(Instant::now() < deadline, "the engine does not wait");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    client.query_drop("ROLLBACK").await.unwrap();
+    assert!(held().await, "the stale engine has the marker row");
     // Its host is gone, as far as anyone knows; another one starts with a folder of its own.
     let config = cluster.folder().join("b.toml");
     let text = std::fs::read_to_string(&config).unwrap();
@@ -168,7 +190,8 @@ async fn a_stale_engine_is_fenced(kind: ServerKind) {
     let from = cluster.log_length(1);
     cluster.start_engine(1, None);
     cluster.says(1, from, "the link runs").await;
-    let load = Ledger::start(&cluster.servers, STYLE, 2);
+    let log = cluster.log(1);
+    assert!(!log.contains("Lock wait timeout"), "{log}");
     load.go_on_for(20).await;
     let from = cluster.log_length(1);
     kill(pid, Signal::SIGCONT).unwrap();

@@ -123,6 +123,14 @@ impl Cluster {
         engine_command(&self.program, self.folder.path(), node)
     }
 
+    /// Starts the engine of one node through programs that set up its surroundings and run what stands
+    /// behind them, such as `env --ignore-signal=XFSZ`.
+    pub fn start_engine_under(&mut self, node: usize, surroundings: &[&str]) {
+        let mut command =
+            engine_command_under(&self.program, self.folder.path(), node, surroundings);
+        self.engines[node] = Some(command.spawn().unwrap());
+    }
+
     /// Starts the engine of one node, to die at this failpoint if one is given.
     pub fn start_engine(&mut self, node: usize, failpoint: Option<&str>) {
         let mut command = self.command(node);
@@ -245,6 +253,15 @@ impl Drop for Cluster {
 /// What starts the engine of one node, with the files in `folder`.
 #[must_use]
 pub fn engine_command(program: &Path, folder: &Path, node: usize) -> Command {
+    engine_command_under(program, folder, node, &[])
+}
+
+fn engine_command_under(
+    program: &Path,
+    folder: &Path,
+    node: usize,
+    surroundings: &[&str],
+) -> Command {
     let log = std::fs::File::options()
         .create(true)
         .append(true)
@@ -252,13 +269,15 @@ pub fn engine_command(program: &Path, folder: &Path, node: usize) -> Command {
         .unwrap();
     // An engine must not outlive a test that was killed.
     let setpriv = Path::new("/usr/bin/setpriv");
-    let mut command = if setpriv.exists() {
-        let mut command = Command::new(setpriv);
-        command.args(["--pdeathsig", "KILL", "--"]).arg(program);
-        command
-    } else {
-        Command::new(program)
-    };
+    let mut words: Vec<&std::ffi::OsStr> = Vec::new();
+    if setpriv.exists() {
+        words.push(setpriv.as_os_str());
+        words.extend(["--pdeathsig", "KILL", "--"].map(std::ffi::OsStr::new));
+    }
+    words.extend(surroundings.iter().map(std::ffi::OsStr::new));
+    words.push(program.as_os_str());
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]);
     command
         .arg("--config")
         .arg(folder.join(format!("{}.toml", NODES[node])))

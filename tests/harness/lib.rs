@@ -9,6 +9,7 @@
 )]
 
 pub mod cluster;
+pub mod image;
 pub mod ledger;
 pub mod pair;
 pub mod proxy;

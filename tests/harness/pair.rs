@@ -200,7 +200,11 @@ impl Pair {
             if link.state == State::Halted {
                 return link.last_error.unwrap();
             }
-            assert!(Instant::now() < deadline, "not halted: {link:#?}");
+            assert!(
+                Instant::now() < deadline,
+                "not halted: {link:#?}\n{:#?}",
+                self.links()
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use twinlog_cli::sandbox::ServerKind;
+use twinlog_harness::image::copy;
 use twinlog_harness::{Pair, PairOptions};
 
 const SCHEMA: &str = "CREATE DATABASE d; \
@@ -141,19 +142,6 @@ async fn store_is_lost_or_stale(kind: ServerKind) {
     assert_counted(&pair, 100).await;
 }
 
-fn copy(from: &std::path::Path, to: &std::path::Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
 async fn logs_rotate(kind: ServerKind) {
     let mut pair = Pair::start(&PairOptions::new(kind), SCHEMA).await;
     for round in 0..5 {
@@ -200,6 +188,11 @@ async fn locked_rows_only_delay(kind: ServerKind) {
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    assert_eq!(
+        pair.link_to(1).regrouped,
+        0,
+        "a lock is no reason to take a group apart"
+    );
     client.query_drop("ROLLBACK").await.unwrap();
     write(&pair, 1, 5).await;
     pair.wait().await;

@@ -408,8 +408,6 @@ impl Applier {
             Err(Failure::MarkerMoved) => return Err(self.marker_moved().await?),
             Err(failure) => return Ok(Attempt::Unfit(failure)),
         }
-        // Marker and rows are sent together.
-        failpoint::reach(Failpoint::MarkerWritten);
         failpoint::reach(Failpoint::StatementsSent);
         if let Some(orphan) = foreign_key::ask(&mut self.connection, &written.questions).await? {
             return Ok(Attempt::Unfit(orphan));
@@ -439,6 +437,7 @@ impl Applier {
         let sql = marker.update(schema, &self.marker);
         let found = self.connection.execute(sql, "moving the marker").await?;
         if found == 1 {
+            failpoint::reach(Failpoint::MarkerWritten);
             return Ok(());
         }
         Err(self.marker_moved().await?)

@@ -8,6 +8,7 @@ mod log_pos;
 pub mod marker;
 pub mod operate;
 pub mod overflow;
+pub(crate) mod own_log;
 pub mod reconcile;
 pub mod store;
 

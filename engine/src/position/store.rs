@@ -16,6 +16,7 @@ use crate::position::LogPos;
 /// Version of the records' form; a store of another version is moved aside.
 const FORMAT: &[u8] = b"twinlog-store-2";
 const FORMAT_KEY: &[u8] = b"format";
+const TAIL_KEY: &[u8] = b"tail";
 
 /// What is kept for one link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +48,17 @@ pub struct LinkRecord {
     /// As [`crate::log_reader::Start::xa_from`], of `settled`.
     #[serde(default)]
     pub xa_from: Option<LogPos>,
+}
+
+/// How far the node's own log was read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TailRecord {
+    /// Everything in front of this.
+    pub read: LogPos,
+    /// When the log file of `read` was begun, seconds since 1970; 0 where that is not known.
+    pub birth: u32,
+    /// Epoch of the engine that read it.
+    pub epoch: u64,
 }
 
 /// The store of one node's engine.
@@ -174,6 +186,31 @@ impl Store {
         Ok(())
     }
 
+    /// How far the node's own log was read, if that is kept and readable.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn tail(&self) -> Result<Option<TailRecord>> {
+        let bytes = self
+            .db
+            .get(TAIL_KEY)
+            .map_err(|error| self.trouble(&error))?;
+        Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+
+    /// Keeps how far the node's own log was read.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn keep_tail(&self, record: &TailRecord) -> Result<()> {
+        let bytes = serde_json::to_vec(record)
+            .map_err(|error| Error::Internal(format!("tail record: {error}")))?;
+        self.db
+            .insert(TAIL_KEY, bytes)
+            .map(|_| ())
+            .map_err(|error| self.trouble(&error))
+    }
+
     /// Writes everything out.
     ///
     /// # Errors
@@ -260,14 +297,23 @@ mod tests {
         assert_eq!(store.link("a").unwrap(), None);
     }
 
+    /// Older and newer; with records that this version could read, and must not.
     #[test]
     fn another_version_is_moved_aside() {
-        let folder = tempfile::tempdir().unwrap();
-        let (store, _) = Store::open(folder.path()).unwrap();
-        store.db.insert(FORMAT_KEY, b"twinlog-store-0").unwrap();
-        store.flush().unwrap();
-        drop(store);
-        let (_, opened) = Store::open(folder.path()).unwrap();
-        assert!(matches!(opened, Opened::MovedAside(..)), "{opened:?}");
+        for version in ["twinlog-store-1", "twinlog-store-3", ""] {
+            let folder = tempfile::tempdir().unwrap();
+            let (store, _) = Store::open(folder.path()).unwrap();
+            store.keep_link("a", &record(100)).unwrap();
+            store.db.insert(FORMAT_KEY, version).unwrap();
+            store.flush().unwrap();
+            drop(store);
+            let (store, opened) = Store::open(folder.path()).unwrap();
+            let Opened::MovedAside(aside, why) = opened else {
+                panic!("{version}: {opened:?}");
+            };
+            assert!(why.contains("another version"), "{why}");
+            assert!(aside.join("db").exists());
+            assert_eq!(store.link("a").unwrap(), None, "{version}");
+        }
     }
 }

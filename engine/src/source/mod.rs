@@ -234,6 +234,22 @@ impl Source {
     fn stream_error(&self, error: mysql_async::Error) -> Error {
         match error {
             // ER_MASTER_FATAL_ERROR_READING_BINLOG: purged, out of range, or damaged at the source.
+            mysql_async::Error::Server(server)
+                if server.code == 1236 && is_behind_the_end(&server.message) =>
+            {
+                Error::LogLost {
+                    node: self.node.to_string(),
+                    problem: format!(
+                        "{} ends in front of {}, up to where it was read: the server lost committed \
+                         transactions in a crash (sync_binlog other than 1), was reset, or was restored \
+                         from a backup ({}). Compare the nodes (`twinlog verify`), make them alike, then \
+                         stop both engines and run `twinlog init --force`",
+                        self.log_name.file(self.position.file),
+                        self.log_name.show(self.position),
+                        server.message.trim_end_matches('.')
+                    ),
+                }
+            }
             mysql_async::Error::Server(server) if server.code == 1236 => Error::LogLost {
                 node: self.node.to_string(),
                 problem: format!(
@@ -255,6 +271,12 @@ impl Source {
             other => Error::from_driver(&self.node, "reading the binlog", other),
         }
     }
+}
+
+/// Whether the server says that its file is shorter than the position that was asked for: MariaDB and
+/// MySQL in their words.
+fn is_behind_the_end(message: &str) -> bool {
+    message.contains("impossible position") || message.contains("position > file size")
 }
 
 impl std::fmt::Debug for Source {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam::atomic::AtomicCell;
 use crossbeam::utils::CachePadded;
+use tokio::sync::watch;
 
 use super::lag::{self, Behind, CaughtUp};
 use super::{ConflictCount, LinkStatus, State, TailerStatus};
@@ -20,6 +21,8 @@ use crate::xa::Undecided;
 
 /// Over how long the rate is taken.
 const RATE_SPAN: Duration = Duration::from_secs(5);
+/// Of how many log files it is remembered when they were begun.
+const BIRTHS_KEPT: usize = 256;
 
 /// Progress of one link.
 #[derive(Debug)]
@@ -418,6 +421,10 @@ impl LinkProgress {
 #[derive(Debug)]
 pub struct TailProgress {
     transactions: AtomicU64,
+    /// When the files that were read last were begun.
+    births: Mutex<BTreeMap<u32, u32>>,
+    /// How often its connection broke.
+    breaks: watch::Sender<u64>,
     rest: Mutex<(State, Option<LastError>)>,
 }
 
@@ -425,6 +432,8 @@ impl Default for TailProgress {
     fn default() -> Self {
         Self {
             transactions: AtomicU64::default(),
+            births: Mutex::default(),
+            breaks: watch::Sender::default(),
             rest: Mutex::new((State::Connecting, None)),
         }
     }
@@ -434,6 +443,32 @@ impl TailProgress {
     /// A transaction of a local client was read.
     pub fn local(&self) {
         self.transactions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The connection from which the log was read broke.
+    pub fn broke(&self) {
+        self.breaks.send_modify(|breaks| *breaks += 1);
+    }
+
+    /// Tells of each time that the connection breaks from now on.
+    #[must_use]
+    pub fn breaks(&self) -> watch::Receiver<u64> {
+        self.breaks.subscribe()
+    }
+
+    /// A file of the log was begun then, in seconds since 1970; 0 where that is not known.
+    pub fn begun(&self, file: u32, birth: u32) {
+        let mut births = self.births.lock().unwrap_or_else(PoisonError::into_inner);
+        if birth != 0 && births.insert(file, birth).is_none() && births.len() > BIRTHS_KEPT {
+            births.pop_first();
+        }
+    }
+
+    /// When a file of the log was begun, if that was read.
+    #[must_use]
+    pub fn birth_of(&self, file: u32) -> Option<u32> {
+        let births = self.births.lock().unwrap_or_else(PoisonError::into_inner);
+        births.get(&file).copied()
     }
 
     /// What the tailer is doing; an error is kept until the next one. Once halted it stays so.
