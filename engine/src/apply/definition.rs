@@ -99,7 +99,8 @@ impl Applier {
         self.forget_schemas();
         if removes_rows {
             // A client may have written between the look and a statement of another kind than
-            // TRUNCATE, which takes no lock that we could hold before: then it is too late to keep the rows, not to say so.
+            // TRUNCATE, which takes no lock that we could hold before: then it is too late to keep
+            // the rows, not to say so.
             self.tailer_at_end().await?;
             let (end, seen) = (transaction.end, transaction.seen.position);
             self.refuse_meeting(transaction, &definition, |window, table| {

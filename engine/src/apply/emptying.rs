@@ -26,7 +26,7 @@ use crate::conflict::claim::{ClaimKind, ImageKeys, RowWrite};
 use crate::conflict::collation::Requests;
 use crate::conflict::journal::ImageSql;
 use crate::conflict::key::{KeyHash, TableHash, image_keys};
-use crate::conflict::policy::{Policy, Standing, Winner};
+use crate::conflict::policy::{Policy, Standing};
 use crate::conflict::resolve::{Arrival, ConflictKind, Finding, Rival, RowAction, emptied};
 use crate::conflict::rules::TableRule;
 use crate::conflict::window::LocalWrite;
@@ -369,17 +369,9 @@ impl Applier {
         let writer = StatementWriter::new(mapping, self.target.flavor);
         let table = &emptying.table;
         let named = (table.database.as_str(), table.name.as_str());
-        let mut entry = self.unsettled(
-            transaction,
-            conflict.kind.as_str(),
-            named,
-            &mapping.rule.name,
-        );
-        entry.winner = conflict.winner.into();
-        entry.winner_node = match conflict.winner {
-            Winner::Local => self.target.node.to_string(),
-            Winner::Remote => self.origin.node.to_string(),
-        };
+        let (kind, policy) = (conflict.kind.as_str(), &mapping.rule.name);
+        let winner = conflict.winner.into();
+        let mut entry = self.entry_about(transaction, kind, named, policy, winner);
         entry.columns = image::columns(mapping);
         entry.key_columns = image::key_columns(mapping);
         entry.local_position = Some(self.target.log_name.show(met.claim.position));

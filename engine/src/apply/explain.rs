@@ -9,6 +9,9 @@ use crate::connection::Identity;
 use crate::error::Error;
 use crate::transaction::Local;
 
+/// The note of an entry whose conflict is not settled.
+pub(super) const UNSETTLED: &str = "not settled: the link halts in front of it";
+
 impl Applier {
     /// The next step of a person who has made a transaction's effect good by hand.
     pub(super) fn go_on_behind(&self, transaction: &Local) -> String {
@@ -30,6 +33,27 @@ impl Applier {
         (database, table): (&str, &str),
         policy: &str,
     ) -> Entry {
+        let nobody = JournalWinner::Nobody;
+        Entry {
+            note: UNSETTLED,
+            ..self.entry_about(transaction, kind, (database, table), policy, nobody)
+        }
+    }
+
+    /// What every entry says of the transaction that arrived, without a row.
+    pub(super) fn entry_about(
+        &self,
+        transaction: &Local,
+        kind: &'static str,
+        (database, table): (&str, &str),
+        policy: &str,
+        winner: JournalWinner,
+    ) -> Entry {
+        let winner_node = match winner {
+            JournalWinner::Local => self.target.node.as_ref(),
+            JournalWinner::Remote => self.origin.node.as_ref(),
+            JournalWinner::Merged | JournalWinner::Nobody => "",
+        };
         let gtid = transaction.gtid.as_ref();
         Entry {
             origin: self.origin.node.to_string(),
@@ -37,8 +61,8 @@ impl Applier {
             table: table.to_owned(),
             kind,
             policy: policy.to_owned(),
-            winner: JournalWinner::Nobody,
-            winner_node: String::new(),
+            winner,
+            winner_node: winner_node.to_owned(),
             columns: "[]".to_owned(),
             key_columns: "[]".to_owned(),
             local_position: None,
@@ -51,7 +75,7 @@ impl Applier {
             after_image: ImageSql::None,
             result_image: ImageSql::None,
             met: "[]".to_owned(),
-            note: "not settled: the link halts in front of it",
+            note: "",
         }
     }
 

@@ -90,13 +90,7 @@ impl Applier {
     async fn attempt_huge(&mut self, huge: &Huge, way: Way) -> Result<Attempt> {
         loop {
             let result = self.try_huge(huge, way).await;
-            if !matches!(result, Ok(Attempt::Applied)) {
-                // As for others: nothing of it may stay.
-                let rolled_back = self.connection.execute("ROLLBACK", "rolling back").await;
-                if result.is_ok() {
-                    rolled_back?;
-                }
-            }
+            let result = self.rolled_back(result).await;
             if !matches!(result, Ok(Attempt::Stale)) {
                 return result;
             }

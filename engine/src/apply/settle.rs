@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::applier::{Applier, Attempt};
 use super::careful::{Settled, Weighed};
 use super::execute::Failure;
+use super::explain::UNSETTLED;
 use super::image;
 use super::locking::{Locking, Named};
 use super::mapping::Mapping;
@@ -168,33 +169,18 @@ impl Applier {
             self.connection.execute(&delete, context).await?;
             for image in images {
                 let child = &dependent.child;
+                let named = (child.database.as_str(), child.name.as_str());
+                let (kind, remote) = (ConflictKind::ForeignKey.as_str(), JournalWinner::Remote);
+                let transaction = change.transaction;
                 settled.entries.push(Entry {
-                    origin: self.origin.node.to_string(),
-                    database: child.database.clone(),
-                    table: child.name.clone(),
-                    kind: ConflictKind::ForeignKey.as_str(),
-                    policy: mapping.rule.name.clone(),
-                    winner: JournalWinner::Remote,
-                    winner_node: self.origin.node.to_string(),
                     columns: image::columns_of(child),
                     key_columns: image::key_columns_of(child),
                     local_position: relative
                         .map(|relative| self.target.log_name.show(relative.position)),
                     local_effective: relative.map(|relative| relative.effective),
-                    origin_position: self.origin.log_name.show(change.transaction.start),
-                    origin_gtid: change
-                        .transaction
-                        .gtid
-                        .as_ref()
-                        .map(ToString::to_string)
-                        .unwrap_or_default(),
-                    origin_effective: change.transaction.effective,
                     local_image: ImageSql::Text(image),
-                    before_image: ImageSql::None,
-                    after_image: ImageSql::None,
-                    result_image: ImageSql::None,
-                    met: "[]".to_owned(),
                     note: "its parent was deleted at the other node",
+                    ..self.entry_about(transaction, kind, named, &mapping.rule.name, remote)
                 });
             }
         }
@@ -376,33 +362,20 @@ impl Applier {
             _ => (ImageSql::None, image(row)?),
         };
         let latest = judged.met.iter().max_by_key(|met| met.local.position);
-        let winner_node = match judged.winner {
-            JournalWinner::Local => self.target.node.as_ref(),
-            JournalWinner::Remote => self.origin.node.as_ref(),
-            JournalWinner::Merged | JournalWinner::Nobody => "",
-        };
-        let gtid = change.transaction.gtid.as_ref();
+        let table = &mapping.target;
+        let named = (table.database.as_str(), table.name.as_str());
+        let (policy, winner) = (&mapping.rule.name, judged.winner);
         Ok(Entry {
-            origin: self.origin.node.to_string(),
-            database: mapping.target.database.clone(),
-            table: mapping.target.name.clone(),
-            kind: judged.kind,
-            policy: mapping.rule.name.clone(),
-            winner: judged.winner,
-            winner_node: winner_node.to_owned(),
             columns: image::columns(mapping),
             key_columns: image::key_columns(mapping),
             local_position: latest.map(|met| self.target.log_name.show(met.local.position)),
             local_effective: latest.map(|met| met.local.effective),
-            origin_position: self.origin.log_name.show(change.transaction.start),
-            origin_gtid: gtid.map(ToString::to_string).unwrap_or_default(),
-            origin_effective: change.transaction.effective,
             local_image: local_image.map_or(ImageSql::None, ImageSql::Text),
             before_image: before,
             after_image: after,
-            result_image: ImageSql::None,
             met: self.met(mapping, judged.met),
             note: judged.note,
+            ..self.entry_about(change.transaction, judged.kind, named, policy, winner)
         })
     }
 
@@ -483,7 +456,7 @@ impl Applier {
             kind,
             winner: JournalWinner::Nobody,
             met,
-            note: "not settled: the link halts in front of it",
+            note: UNSETTLED,
         };
         let (before, after) = (change.change.before(), change.change.after());
         let write = change.writes.last();
