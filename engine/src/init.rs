@@ -119,6 +119,7 @@ pub async fn init(config: &Config, force: bool) -> Result<InitReport> {
                 transactions: 0,
                 changes: 0,
                 log_birth: 0,
+                intent_clock: 0,
             };
             connection
                 .execute(marker.replace(schema), "writing the first position")

@@ -84,8 +84,8 @@ pub struct OriginFilter {
     /// Where, in the peer's log, the last such statement ends that the log says did run. Markers
     /// repeat an intent when an engine starts.
     settled: Option<LogPos>,
-    /// The same of the intent that is open.
-    intent: Option<LogPos>,
+    /// The same of the intent that is open, with the peer's clock there.
+    intent: Option<Seen>,
     /// Where the log's last image of the peer's marker row left it.
     marked: Option<LogPos>,
     /// See [`Local::unplaced`].
@@ -159,7 +159,10 @@ impl OriginFilter {
             }
             if *marker.origin == *self.peer.node {
                 self.unplaced = false;
-                self.intent = marker.intent;
+                self.intent = marker.intent.map(|position| Seen {
+                    position,
+                    clock: marker.intent_clock,
+                });
                 if marker.intent.is_none() || marker.intent != self.settled {
                     self.intended.clone_from(&marker.intended);
                 }
@@ -181,16 +184,26 @@ impl OriginFilter {
         self.local(transaction)
     }
 
+    fn intended_end(&self) -> Option<LogPos> {
+        self.intent.map(|intent| intent.position)
+    }
+
     /// DDL of the peer was run here. What stands behind it in this log has seen it, though the marker
     /// says so only later.
     fn settle(&mut self) {
         self.intended = None;
         match self.intent {
-            Some(end) => self.seen.position = self.seen.position.max(end),
-            // The reading began between its intent and itself.
-            None => self.unplaced = true,
+            // Place and clock belong together: whoever goes on from the place gives all that stands
+            // behind it the timestamps that others know it by.
+            Some(end) if end.clock > 0 => {
+                if end.position > self.seen.position {
+                    self.seen = end;
+                }
+            }
+            // The reading began between its intent and itself, or an earlier version wrote that.
+            _ => self.unplaced = true,
         }
-        self.settled = self.intent;
+        self.settled = self.intended_end();
     }
 
     /// Whether the transaction is DDL of an engine that MariaDB finished or undid when it started
@@ -472,7 +485,7 @@ impl OriginFilter {
         };
         // A statement that the peer had from a source of its own runs here under that source's
         // GTID. Only an engine that has said what it is about to do runs such a one.
-        let about_to_run = self.intent.is_some() && self.intent != self.settled;
+        let about_to_run = self.intent.is_some() && self.intended_end() != self.settled;
         self.peer.uuid == Some(*uuid)
             || (about_to_run && transaction.statement.is_some() && self.log_of.uuid != Some(*uuid))
     }
@@ -601,5 +614,31 @@ mod tests {
             "{found:?}"
         );
         assert!(filter.intended().is_none());
+    }
+
+    #[test]
+    fn ddl_that_was_run_is_seen_with_the_clock_of_its_place() {
+        const CREATE: &str = "CREATE TABLE t (id INT PRIMARY KEY)";
+        let intent = Seen {
+            position: LogPos::new(1, 500),
+            clock: 70,
+        };
+        let mut known = filter(CREATE);
+        known.intent = Some(intent);
+        known.judge(logged(1, 9, CREATE)).unwrap();
+        // Of an earlier version's intent the clock is not known: it cannot be told where it stands.
+        let mut unknown = filter(CREATE);
+        unknown.intent = Some(Seen { clock: 0, ..intent });
+        unknown.judge(logged(1, 9, CREATE)).unwrap();
+        for (filter, seen, unplaced) in [
+            (&mut known, intent, false),
+            (&mut unknown, Seen::default(), true),
+        ] {
+            let behind = logged(2, 9, "ALTER TABLE t ADD COLUMN v INT");
+            let Origin::Local(local) = filter.judge(behind).unwrap() else {
+                panic!("a client's statement");
+            };
+            assert_eq!((local.seen, local.unplaced), (seen, unplaced));
+        }
     }
 }

@@ -54,6 +54,7 @@ const TABLES: [OwnTable; 5] = [
             ("transactions", "BIGINT UNSIGNED NOT NULL"),
             ("changes", "BIGINT UNSIGNED NOT NULL"),
             ("log_birth", "INT UNSIGNED NOT NULL DEFAULT 0"),
+            ("intent_clock", "BIGINT UNSIGNED NOT NULL DEFAULT 0"),
         ],
         keys: "PRIMARY KEY (origin)",
     },

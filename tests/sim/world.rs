@@ -188,6 +188,7 @@ fn first_mark(nodes: usize, origin: usize) -> Mark {
         intent: None,
         intended: None,
         log_birth: 0,
+        intent_clock: 0,
         epoch: 1,
         transactions: 0,
         changes: 0,

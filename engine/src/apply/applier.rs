@@ -483,6 +483,7 @@ impl Applier {
             seen: self.marker.seen.max(last.seen.position),
             seen_clock: self.marker.seen_clock.max(last.seen.clock),
             intent: None,
+            intent_clock: 0,
             intended: None,
             transactions: self.marker.transactions + number,
             changes: self.marker.changes + changes,
@@ -507,6 +508,7 @@ impl Applier {
             seen: seen.0,
             seen_clock: seen.1,
             intent: None,
+            intent_clock: 0,
             intended: None,
             ..self.marker.clone()
         };

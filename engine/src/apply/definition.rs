@@ -83,6 +83,7 @@ impl Applier {
             });
             let intent = Marker {
                 intent: Some(transaction.end),
+                intent_clock: transaction.effective,
                 intended,
                 ..self.marker.clone()
             };

@@ -45,10 +45,12 @@ pub struct Marker {
     /// When the log file of `position` was begun, seconds since 1970; 0 where that is not known. A
     /// file of the same name that was begun at another time is another log: it was reset.
     pub log_birth: u32,
+    /// The origin's effective clock at `intent`; 0 without one, or where an earlier version wrote it.
+    pub intent_clock: u64,
 }
 
 /// Columns of the table, in their order.
-const COLUMNS: [&str; 17] = [
+const COLUMNS: [&str; 18] = [
     "origin",
     "server_id",
     "server_uuid",
@@ -66,7 +68,10 @@ const COLUMNS: [&str; 17] = [
     "transactions",
     "changes",
     "log_birth",
+    "intent_clock",
 ];
+/// How many of them the first version had: its images may stand in the logs still.
+const FIRST_COLUMNS: usize = 17;
 
 impl Marker {
     /// Query for the marker of one origin; its row is read by [`Marker::from_row`].
@@ -150,6 +155,7 @@ impl Marker {
             self.transactions.to_string(),
             self.changes.to_string(),
             self.log_birth.to_string(),
+            self.intent_clock.to_string(),
         ];
         COLUMNS.into_iter().zip(values).collect()
     }
@@ -196,6 +202,7 @@ impl Marker {
             transactions: take(&mut row, "transactions")?,
             changes: take(&mut row, "changes")?,
             log_birth: take(&mut row, "log_birth")?,
+            intent_clock: take(&mut row, "intent_clock")?,
         })
     }
 
@@ -224,7 +231,7 @@ impl Marker {
             let (name, file) = LogName::split(&text(index)?).ok_or_else(|| problem(index))?;
             Ok((name, LogPos::new(file, number(index + 1)?)))
         };
-        if image.len() != COLUMNS.len() {
+        if !(FIRST_COLUMNS..=COLUMNS.len()).contains(&image.len()) {
             return Err(format!(
                 "the marker row has {} columns instead of {}: another version of twinlog wrote it",
                 image.len(),
@@ -261,6 +268,11 @@ impl Marker {
             transactions: number(14)?,
             changes: number(15)?,
             log_birth: u32::try_from(number(16)? & 0xFFFF_FFFF).map_err(|_| problem(16))?,
+            intent_clock: if image.len() > FIRST_COLUMNS {
+                number(17)?
+            } else {
+                0
+            },
         })
     }
 }

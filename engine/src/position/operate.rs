@@ -172,6 +172,7 @@ pub async fn set(
     marker.server_uuid = crate::link::uuid_text(&identity);
     marker.gtid = String::new();
     marker.intent = None;
+    marker.intent_clock = 0;
     marker.intended = None;
     // An engine that was started before must not write its own idea over this.
     marker.epoch += 1;

@@ -142,6 +142,7 @@ mod tests {
             transactions: 5,
             changes: 0,
             log_birth: 0,
+            intent_clock: 0,
         }
     }
 
