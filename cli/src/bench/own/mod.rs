@@ -311,13 +311,19 @@ fn judge(findings: &[Finding], allowed: Allowed) -> anyhow::Result<Vec<String>> 
         let remedy = remedy.map_or_else(String::new, |remedy| format!("\n    -> {remedy}"));
         format!("{node}{}{remedy}", finding.message)
     };
+    // Tables that are there go before anything is made.
+    let findings: Vec<&Finding> = findings
+        .iter()
+        .filter(|finding| !finding.subject.starts_with("tables."))
+        .filter(|finding| !finding.subject.starts_with("schema."))
+        .collect();
     // One between the two nodes that is stopped would carry the load once it is started again.
-    let forbids = |finding: &&Finding| match finding.level {
+    let forbids = |finding: &&&Finding| match finding.level {
         Level::Pass => false,
         Level::Warn => finding.subject == "server.replication" && !allowed.replication,
         Level::Fail => true,
     };
-    let obstacles: Vec<&Finding> = findings.iter().filter(forbids).collect();
+    let obstacles: Vec<&&Finding> = findings.iter().filter(forbids).collect();
     if !obstacles.is_empty() {
         let texts: Vec<String> = obstacles.iter().map(|finding| text(finding)).collect();
         let only_replication = obstacles.iter().all(|finding| finding.level == Level::Warn);
@@ -334,7 +340,7 @@ fn judge(findings: &[Finding], allowed: Allowed) -> anyhow::Result<Vec<String>> 
     let warnings = findings
         .iter()
         .filter(|finding| finding.level == Level::Warn);
-    Ok(warnings.map(text).collect())
+    Ok(warnings.map(|finding| text(finding)).collect())
 }
 
 async fn lock(node: &NodeConfig, connection: &mut NodeConnection) -> anyhow::Result<()> {
