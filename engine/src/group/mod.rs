@@ -2,6 +2,7 @@
 //! (INV-PREFIX allows that), and how their changes become few statements.
 
 mod gather;
+mod levels;
 mod plan;
 mod segment;
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! From row changes to few statements: the changes of a row merged to its last image where that is
 //! provably the same, in the log's order where not.
 //!
-//! The changes are cut into **segments**: runs of the log's order, one after the other. Within a
+//! The changes are cut into **segments**: runs of the log's order, one after the other; around foreign
+//! keys. Of a table without, a change that a segment cannot take goes into the next one and leaves the
+//! segment open ([`super::levels`]). Within a
 //! segment a row goes from its first image to its last one in one step, rows share statements, and
 //! the order is deletes, changed rows, new rows (around foreign keys that the server minds: new rows,
 //! changed rows, deletes). A segment ends in front of a change with which that would not be the same:
@@ -15,6 +17,8 @@
 //!   whenever a row around such foreign keys gets another row key: this change goes by itself.
 //!
 //! Tables without foreign keys are cut each by itself, those with foreign keys together.
+//!
+//! What is said here of a segment that ends holds of a change that goes one level up as well.
 //!
 //! # Why it comes to the same
 //!
@@ -41,6 +45,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::levels::Levels;
 use super::segment::{Segment, Taken};
 use crate::apply::mapping::Mapping;
 use crate::conflict::claim::ChangeKeys;
@@ -108,46 +113,45 @@ fn single(mapped: Mapped<'_>) -> Step<'_> {
 #[must_use]
 pub fn coalesced<'b>(changes: impl Iterator<Item = Mapped<'b>>) -> Vec<Step<'b>> {
     let mut steps = Vec::new();
-    let mut tables: Vec<(usize, Segment<'b>)> = Vec::new();
+    let mut tables: Vec<(usize, Levels<'b>)> = Vec::new();
     let mut tables_by_address: HashMap<usize, usize> = HashMap::new();
     let mut mode = ForeignKeyMode::Engine;
     let mut family = Segment::default();
     family.minds_foreign_keys = true;
     for mapped in changes {
         let target = &mapped.mapping.target;
-        let segment = if target.in_foreign_keys() {
-            if mode != mapped.mapping.foreign_keys {
-                family.finish(&mut steps);
-                mode = mapped.mapping.foreign_keys;
-                family.minds_foreign_keys = mode == ForeignKeyMode::Engine;
-            }
-            &mut family
-        } else {
+        if !target.in_foreign_keys() {
             let address = Arc::as_ptr(target).addr();
             let index = *tables_by_address.entry(address).or_insert(tables.len());
             if index == tables.len() {
-                tables.push((address, Segment::default()));
+                tables.push((address, Levels::default()));
             }
-            &mut tables[index].1
-        };
-        match segment.take(mapped) {
+            tables[index].1.take(mapped, &mut steps);
+            continue;
+        }
+        if mode != mapped.mapping.foreign_keys {
+            family.finish(&mut steps);
+            mode = mapped.mapping.foreign_keys;
+            family.minds_foreign_keys = mode == ForeignKeyMode::Engine;
+        }
+        match family.take(mapped) {
             Taken::Yes => {}
             Taken::AfterTheOthers => {
-                segment.finish(&mut steps);
+                family.finish(&mut steps);
                 // In an empty segment nothing stands against it.
-                if !matches!(segment.take(mapped), Taken::Yes) {
+                if !matches!(family.take(mapped), Taken::Yes) {
                     push_ordered(&mut steps, mapped);
                 }
             }
             Taken::Alone => {
-                segment.finish(&mut steps);
+                family.finish(&mut steps);
                 push_ordered(&mut steps, mapped);
             }
         }
     }
     family.finish(&mut steps);
-    for (_, mut segment) in tables {
-        segment.finish(&mut steps);
+    for (_, mut levels) in tables {
+        levels.finish(&mut steps);
     }
     steps
 }

@@ -91,7 +91,10 @@ impl<'b> Segment<'b> {
         // Looked at all first, so that nothing is taken by halves.
         let mut places = [(KeyHash::default(), None); 2];
         for (place, (before, after)) in places.iter_mut().zip(parts.into_iter().flatten()) {
-            let Some(key) = before.or(after).and_then(|image| name(mapping, image)) else {
+            let Some(key) = before
+                .or(after)
+                .and_then(|image| name(mapping, image.row, image.keys))
+            else {
                 return Taken::Alone;
             };
             let known = self.by_key.get(&key).copied();
@@ -290,11 +293,11 @@ impl<'b> Segment<'b> {
 
 /// Names a row within the group. Texts are told apart by their bytes: two rows of a table never have
 /// the same, whatever the collation says.
-fn name(mapping: &Mapping, image: Image<'_>) -> Option<KeyHash> {
+pub(super) fn name(mapping: &Mapping, row: &Row, keys: &ImageKeys) -> Option<KeyHash> {
     if mapping.row_key_is_plain {
-        image.keys.row
+        keys.row
     } else {
-        row_key(&mapping.target, |column| mapping.value(image.row, column))
+        row_key(&mapping.target, |column| mapping.value(row, column))
     }
 }
 
