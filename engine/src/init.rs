@@ -177,7 +177,7 @@ async fn refuse_unknown_gtids(nodes: &mut [(NodeConnection, Identity)]) -> Resul
 ///
 /// # Errors
 /// [`Error::Fenced`].
-pub(crate) async fn refuse_running(connection: &mut NodeConnection, node: &str) -> Result<()> {
+pub async fn refuse_running(connection: &mut NodeConnection, node: &str) -> Result<()> {
     let lock = monitor::lock_name(node);
     let holder: Option<Option<u64>> = connection
         .first(

@@ -10,6 +10,8 @@ use tempfile::TempDir;
 use twinlog_engine::config::Config;
 
 use super::load::{self, LoadOptions};
+use super::master::Master;
+use super::own::facts::OwnServer;
 use crate::cluster::NODES;
 use crate::compare::{Comparison, compare};
 use crate::sandbox::process::free_port;
@@ -41,12 +43,51 @@ pub struct ArenaOptions {
 /// What a benchmark's servers and engines were set to.
 #[derive(Debug, Clone, Serialize)]
 pub struct Settings {
-    /// Each is durable: `sync_binlog=1`, `innodb_flush_log_at_trx_commit=1`.
+    /// Whether each is durable: `sync_binlog=1`, `innodb_flush_log_at_trx_commit=1`.
     pub durable: bool,
     /// Arguments of both servers, besides the sandbox's own.
     pub server_args: Vec<String>,
     /// Lines of the engines' `[replication]`; empty means the defaults.
     pub engine: Vec<String>,
+    /// What was found at servers that were there anyway; empty for throwaway ones.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub own_servers: Vec<OwnServer>,
+}
+
+impl Settings {
+    /// Whether the servers were there anyway.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        !self.own_servers.is_empty()
+    }
+
+    /// What a commit of each server waits for, in words.
+    #[must_use]
+    pub fn durability(&self) -> String {
+        let mut texts: Vec<String> = self.own_servers.iter().map(OwnServer::durability).collect();
+        texts.dedup();
+        match &texts[..] {
+            [] => "sync_binlog=1, innodb_flush_log_at_trx_commit=1 at both servers".to_owned(),
+            [one] => format!("{one} at both servers"),
+            _ => {
+                let nodes = self.own_servers.iter();
+                let texts: Vec<String> = nodes
+                    .map(|server| format!("{} at {}", server.durability(), server.node))
+                    .collect();
+                texts.join("; ")
+            }
+        }
+    }
+
+    /// The same in two words.
+    #[must_use]
+    pub fn durable_or_not(&self) -> &'static str {
+        if self.durable {
+            "both servers durable"
+        } else {
+            "servers not durable"
+        }
+    }
 }
 
 impl ArenaOptions {
@@ -59,6 +100,7 @@ impl ArenaOptions {
             durable: true,
             server_args: args,
             engine: self.settings.clone(),
+            own_servers: Vec::new(),
         }
     }
 
@@ -142,8 +184,8 @@ pub async fn fresh(
 ///
 /// # Errors
 /// The server's.
-pub async fn warm_up(server: &Server, database: &str) -> anyhow::Result<()> {
-    let mut conn = server.connect().await?;
+pub async fn warm_up(master: &Master, database: &str) -> anyhow::Result<()> {
+    let mut conn = master.connect().await?;
     let indexes: Vec<(String, String)> = conn
         .exec(
             "SELECT DISTINCT table_name, index_name FROM information_schema.statistics \
@@ -165,11 +207,11 @@ pub async fn warm_up(server: &Server, database: &str) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// The servers'.
-pub async fn compare_rows(servers: [&Server; 2], database: &str) -> anyhow::Result<Comparison> {
+pub async fn compare_rows(masters: &[Master; 2], database: &str) -> anyhow::Result<Comparison> {
     let database = database.to_owned();
     compare(
-        (NODES[0], servers[0].opts()),
-        (NODES[1], servers[1].opts()),
+        (&masters[0].name, masters[0].opts.clone()),
+        (&masters[1].name, masters[1].opts.clone()),
         &move |name| name == database,
     )
     .await

@@ -17,9 +17,10 @@ use super::arena::{self, ArenaOptions};
 use super::engine::EngineProcess;
 use super::load::LoadOptions;
 use super::machine::{cpu_seconds, peak_memory_bytes};
-use super::native;
+use super::master::{self, Master};
+use super::own::OwnServers;
 use super::progress::Progress;
-use crate::cluster::NODES;
+use super::{Place, Setting, native};
 use crate::sandbox::Server;
 
 /// The row of table `probe` that `bench lag` writes; the others are of nodes a and b.
@@ -52,109 +53,179 @@ impl Joint {
     }
 }
 
-/// Two stopped masters with the load's tables, to make copies of.
+/// The statements that make the table `probe` in a database, with its rows.
+#[must_use]
+pub fn probe_table(database: &str) -> String {
+    format!(
+        "CREATE TABLE `{database}`.probe (id INT PRIMARY KEY, seq BIGINT NOT NULL) ENGINE=InnoDB; \
+         INSERT INTO `{database}`.probe VALUES (1, 0), (2, 0), ({PROBE}, 0)"
+    )
+}
+
+/// Where masters with the load's tables come from, the same rows each time.
 #[derive(Debug)]
 pub struct Masters {
-    options: ArenaOptions,
-    database: String,
-    stopped: [Server; 2],
-    folder: TempDir,
+    load: LoadOptions,
+    ground: Ground,
+}
+
+#[derive(Debug)]
+enum Ground {
+    /// Two stopped servers, to make copies of.
+    Copies {
+        options: ArenaOptions,
+        stopped: Box<[Server; 2]>,
+        folder: TempDir,
+    },
+    /// Two servers that are there anyway, whose tables are made anew.
+    Own(Arc<OwnServers>),
 }
 
 impl Masters {
-    /// Fills two servers with the load's tables and rows, and stops them.
+    /// Fills two throwaway servers with the load's tables and rows, and stops them. Others are filled
+    /// as they are joined.
     ///
     /// # Errors
     /// The servers'.
     pub async fn prepare(
-        options: &ArenaOptions,
+        place: &Place,
         load: &LoadOptions,
         base: Option<&Path>,
         progress: &Progress,
     ) -> anyhow::Result<Self> {
-        progress.step(&format!(
-            "filling two durable {} servers: {} tables x {} rows on each",
-            options.kind, load.tables, load.rows
-        ));
-        let folder = arena::folder(base)?;
-        let mut stopped = arena::fresh(options, load, folder.path()).await?;
-        for server in &mut stopped {
-            let table = format!("`{}`.probe", load.database);
-            let row = "(id INT PRIMARY KEY, seq BIGINT NOT NULL) ENGINE=InnoDB";
-            server
-                .query_drop(&format!(
-                    "SET SESSION sql_log_bin = 0; CREATE TABLE {table} {row}; \
-                     INSERT INTO {table} VALUES (1, 0), (2, 0), ({PROBE}, 0)"
-                ))
-                .await?;
-            server.stop().await;
-        }
+        let ground = match place {
+            Place::Own(own) => Ground::Own(Arc::clone(own)),
+            Place::Throwaway(options) => {
+                progress.step(&format!(
+                    "filling two durable {} servers: {} tables x {} rows on each",
+                    options.kind, load.tables, load.rows
+                ));
+                let folder = arena::folder(base)?;
+                let mut stopped = Box::new(arena::fresh(options, load, folder.path()).await?);
+                for server in stopped.iter_mut() {
+                    let probe = probe_table(&load.database);
+                    server
+                        .query_drop(&format!("SET SESSION sql_log_bin = 0; {probe}"))
+                        .await?;
+                    server.stop().await;
+                }
+                Ground::Copies {
+                    options: options.clone(),
+                    stopped,
+                    folder,
+                }
+            }
+        };
         Ok(Self {
-            options: options.clone(),
-            database: load.database.clone(),
-            stopped,
-            folder,
+            load: load.clone(),
+            ground,
         })
     }
 
-    /// The servers' version.
+    /// What is measured on, and how.
     #[must_use]
-    pub fn version(&self) -> &str {
-        self.stopped[0].version()
+    pub fn setting(&self) -> Setting {
+        match &self.ground {
+            Ground::Copies {
+                options, stopped, ..
+            } => Setting::now(
+                options.kind,
+                stopped[0].version(),
+                &self.load,
+                options.settings(),
+            ),
+            Ground::Own(own) => Setting::of_own(own, &self.load),
+        }
     }
 
-    /// Starts a copy of both and joins them. Returns when the joint is at work.
+    /// Starts a copy of both, or makes their tables anew, and joins them. Returns when the joint is at
+    /// work.
     ///
     /// # Errors
     /// A server or an engine failed.
     pub async fn join(&self, joint: Joint) -> anyhow::Result<Joined> {
-        let folder = self.folder.path();
-        let copy = |node: usize| {
-            let (kind, options) = (self.options.kind, self.options.server(node));
-            let data = self.stopped[node].datadir().to_owned();
-            async move { Server::start_on_copy(kind, folder, options, &data).await }
+        let database = self.load.database.clone();
+        let (masters, throwaway, (config, file), folder) = match &self.ground {
+            Ground::Copies {
+                options,
+                stopped,
+                folder,
+            } => {
+                let folder = folder.path();
+                let copy = |node: usize| {
+                    let (kind, server) = (options.kind, options.server(node));
+                    let data = stopped[node].datadir().to_owned();
+                    async move { Server::start_on_copy(kind, folder, server, &data).await }
+                };
+                let (a, b) = tokio::try_join!(copy(0), copy(1))?;
+                let masters = [Master::throwaway(&a), Master::throwaway(&b)];
+                let config = options.config([&a, &b], folder)?;
+                (masters, Some([a, b]), config, folder)
+            }
+            Ground::Own(own) => {
+                own.fresh(&self.load).await?;
+                (own.masters().clone(), None, own.config()?, own.folder())
+            }
         };
-        let (a, b) = tokio::try_join!(copy(0), copy(1))?;
-        for server in [&a, &b] {
-            arena::warm_up(server, &self.database).await?;
+        for master in &masters {
+            arena::warm_up(master, &database).await?;
         }
-        let (config, file) = self.options.config([&a, &b], folder)?;
-        let mut engines = Vec::new();
-        match joint {
-            Joint::Off => {}
-            Joint::Twinlog => {
-                init::init(&config, false).await?;
-                for node in NODES {
-                    engines.push(EngineProcess::start(&config, &file, node, folder)?);
-                }
-                for engine in &mut engines {
-                    engine.ready().await?;
-                }
+        let engines = match (joint, &throwaway) {
+            (Joint::Off, _) => Vec::new(),
+            (Joint::Twinlog, _) => start_engines(&config, &file, folder).await?,
+            (Joint::Native(workers), Some([a, b])) => {
+                replicate_natively([a, b], workers).await?;
+                Vec::new()
             }
-            Joint::Native(workers) => {
-                let ends = [native::log_end(&a).await?, native::log_end(&b).await?];
-                native::set_up(&b, &a, &ends[0], workers).await?;
-                native::set_up(&a, &b, &ends[1], workers).await?;
-                for server in [&a, &b] {
-                    server.query_drop(native::start(server.kind())).await?;
-                }
+            (Joint::Native(_), None) => {
+                bail!("the servers' own replication is not set up at servers that are in use")
             }
+        };
+        if throwaway.is_some() {
+            // What copying the files left to be written is not to be written during the run.
+            tokio::task::spawn_blocking(nix::unistd::sync).await?;
         }
-        // What copying the files left to be written is not to be written during the run.
-        tokio::task::spawn_blocking(nix::unistd::sync).await?;
-        let watchers = [a.connect().await?, b.connect().await?];
+        let watchers = [masters[0].connect().await?, masters[1].connect().await?];
         let mut joined = Joined {
             engines,
             watchers,
             config,
-            servers: [a, b],
-            database: self.database.clone(),
+            masters,
+            _throwaway: throwaway,
+            database,
             joint,
             rounds: 0,
         };
         joined.settle(Duration::from_secs(60)).await?;
         Ok(joined)
     }
+}
+
+/// Sets replication up, and starts an engine for each node.
+async fn start_engines(
+    config: &Arc<Config>,
+    file: &Path,
+    folder: &Path,
+) -> anyhow::Result<Vec<EngineProcess>> {
+    init::init(config, false).await?;
+    let mut engines = Vec::new();
+    for node in &config.nodes {
+        engines.push(EngineProcess::start(config, file, &node.name, folder)?);
+    }
+    for engine in &mut engines {
+        engine.ready().await?;
+    }
+    Ok(engines)
+}
+
+async fn replicate_natively([a, b]: [&Server; 2], workers: u32) -> anyhow::Result<()> {
+    let ends = [native::log_end(a).await?, native::log_end(b).await?];
+    native::set_up(b, a, &ends[0], workers).await?;
+    native::set_up(a, b, &ends[1], workers).await?;
+    for server in [a, b] {
+        server.query_drop(native::start(server.kind())).await?;
+    }
+    Ok(())
 }
 
 /// Two running masters and what joins them. Dropping it ends all of it.
@@ -165,7 +236,9 @@ pub struct Joined {
     /// The engines' config.
     pub config: Arc<Config>,
     /// The masters.
-    pub servers: [Server; 2],
+    pub masters: [Master; 2],
+    /// Their servers, where they end with this.
+    _throwaway: Option<[Server; 2]>,
     /// Database of the load.
     pub database: String,
     joint: Joint,
@@ -238,11 +311,11 @@ impl Joined {
             engine.check().await?;
         }
         if matches!(self.joint, Joint::Native(_)) {
-            for (server, watcher) in self.servers.iter().zip(&mut self.watchers) {
-                if let Some(trouble) = native::trouble(watcher, server.kind()).await? {
+            for (master, watcher) in self.masters.iter().zip(&mut self.watchers) {
+                if let Some(trouble) = native::trouble(watcher, master.kind).await? {
                     bail!(
                         "the replication of node {} has stopped: {trouble}",
-                        server.name()
+                        master.name
                     );
                 }
             }
@@ -260,10 +333,10 @@ impl Joined {
         }
     }
 
-    /// Process ids of the servers.
+    /// Process ids of the servers, where they may be looked at.
     #[must_use]
-    pub fn server_pids(&self) -> [u32; 2] {
-        [self.servers[0].pid(), self.servers[1].pid()]
+    pub fn server_pids(&self) -> Vec<u32> {
+        master::pids(&self.masters)
     }
 
     /// Conflicts that the engines have settled.
@@ -285,8 +358,7 @@ impl Joined {
     /// # Errors
     /// The servers'.
     pub async fn differing(&self) -> anyhow::Result<Option<String>> {
-        let comparison =
-            arena::compare_rows([&self.servers[0], &self.servers[1]], &self.database).await?;
+        let comparison = arena::compare_rows(&self.masters, &self.database).await?;
         Ok(arena::differing(&comparison))
     }
 

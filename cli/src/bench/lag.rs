@@ -21,13 +21,12 @@ use mysql_async::{Conn, Opts};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::Setting;
-use super::arena::ArenaOptions;
 use super::joined::{Joined, Joint, Masters, PROBE};
 use super::load::{self, Client, LoadOptions, Until, Written};
 use super::machine::Watch;
 use super::progress::Progress;
 use super::spread::Spread;
+use super::{Place, Setting};
 
 /// Pause of the reader between two looks: what it costs the target, and how exact it is.
 pub const RESOLUTION: Duration = Duration::from_millis(1);
@@ -42,7 +41,7 @@ const LONGEST_MICROS: u64 = 3_600_000_000;
 #[derive(Debug, Clone)]
 pub struct LagOptions {
     /// The servers.
-    pub arena: ArenaOptions,
+    pub place: Place,
     /// What is written at node a.
     pub load: LoadOptions,
     /// What the percentages are of, in transactions a second; measured when `None`.
@@ -174,13 +173,8 @@ impl Latencies {
 pub async fn run(options: &LagOptions, progress: &Progress) -> anyhow::Result<LagReport> {
     options.load.check()?;
     let base = options.base.as_deref();
-    let masters = Masters::prepare(&options.arena, &options.load, base, progress).await?;
-    let setting = Setting::now(
-        options.arena.kind,
-        masters.version(),
-        &options.load,
-        options.arena.settings(),
-    );
+    let masters = Masters::prepare(&options.place, &options.load, base, progress).await?;
+    let setting = masters.setting();
     let rate = match options.rate {
         Some(rate) => rate,
         None => sustained(options, &masters, progress).await?,
@@ -273,7 +267,7 @@ async fn sustained(
         let mut joined = masters.join(*joint).await?;
         let written = Arc::new(Written::default());
         let stop = CancellationToken::new();
-        let opts = joined.servers[0].opts();
+        let opts = joined.masters[0].opts.clone();
         let begun = Instant::now();
         let writing = load::write(&opts, &options.load, Until::Stopped(stop.clone()), &written);
         let end = async {
@@ -306,8 +300,8 @@ async fn measure(
     per_second: f64,
 ) -> anyhow::Result<LagRun> {
     let table = format!("`{}`.probe", joined.database);
-    let writer = joined.servers[0].connect().await?;
-    let reader = joined.servers[1].connect().await?;
+    let writer = joined.masters[0].connect().await?;
+    let reader = joined.masters[1].connect().await?;
     let sent: Arc<Mutex<VecDeque<Probe>>> = Arc::default();
     let over = Arc::new(AtomicBool::new(false));
     let stop = CancellationToken::new();
@@ -315,7 +309,7 @@ async fn measure(
     let _guard = stop.clone().drop_guard();
     let written = Arc::new(Written::default());
     let load = tokio::spawn(open_loop(
-        joined.servers[0].opts(),
+        joined.masters[0].opts.clone(),
         options.load.clone(),
         per_second,
         stop.clone(),

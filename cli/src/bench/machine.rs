@@ -118,9 +118,13 @@ impl Watch {
     }
 
     /// The share of the machine that went to processes that are neither watched nor this one, 0 to
-    /// 1: a measurement beside other work says less.
+    /// 1: a measurement beside other work says less. `None` where nothing is watched: what the servers
+    /// take is not known then.
     #[must_use]
     pub fn others_share(&self, own_children: f64) -> Option<f64> {
+        if self.watched.is_empty() {
+            return None;
+        }
         let busy = busy_seconds()? - self.busy?;
         let own = cpu_seconds(std::process::id())? - self.own;
         let known = own + own_children + self.taken().iter().sum::<f64>();

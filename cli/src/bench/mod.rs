@@ -11,18 +11,32 @@ pub mod lag;
 pub mod load;
 pub mod machine;
 pub mod marker_bytes;
+pub mod master;
 pub mod native;
+pub mod own;
 pub mod page;
 pub mod progress;
 pub mod spread;
 pub mod write;
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use crate::sandbox::ServerKind;
-use arena::Settings;
+use arena::{ArenaOptions, Settings};
 use load::LoadOptions;
 use machine::Machine;
+use own::OwnServers;
+
+/// Where a benchmark measures.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// On two throwaway servers.
+    Throwaway(ArenaOptions),
+    /// On two that are there anyway.
+    Own(Arc<OwnServers>),
+}
 
 /// What a benchmark ran on, and how.
 #[derive(Debug, Clone, Serialize)]
@@ -64,5 +78,17 @@ impl Setting {
             load: load.clone(),
             settings,
         }
+    }
+    /// Now, at servers that are there anyway.
+    #[must_use]
+    pub fn of_own(own: &OwnServers, load: &LoadOptions) -> Self {
+        let kind = own.masters()[0].kind;
+        Self::now(kind, &own.version(), load, own.settings())
+    }
+
+    /// Whether the servers were there anyway.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        self.settings.is_own()
     }
 }

@@ -40,6 +40,16 @@ impl Spread {
     }
 }
 
+/// The median of what is known of these runs, through `show`; `-` where nothing is.
+pub fn median_of<R>(
+    runs: &[R],
+    value: &dyn Fn(&R) -> Option<f64>,
+    show: &dyn Fn(f64) -> String,
+) -> String {
+    let spread = Spread::of(runs.iter().filter_map(value));
+    spread.map_or_else(|| "-".to_owned(), |spread| show(spread.median))
+}
+
 /// A number with few digits: 1,234 or 12.3 or 0.123.
 #[must_use]
 pub fn few_digits(value: f64) -> String {
@@ -93,6 +103,13 @@ mod tests {
         assert_eq!(Spread::of([4.0, 1.0]).unwrap().median, 2.5);
         assert_eq!(odd.text(few_digits), "2.00 (1.00..3.00)");
         assert_eq!(Spread::of([5.0]).unwrap().text(few_digits), "5.00");
+    }
+
+    #[test]
+    fn what_is_not_known_has_no_median() {
+        let median = |runs: &[Option<f64>]| median_of(runs, &|run| *run, &few_digits);
+        assert_eq!(median(&[Some(1.0), None, Some(3.0)]), "2.00");
+        assert_eq!(median(&[None]), "-");
     }
 
     #[test]

@@ -9,13 +9,12 @@ use anyhow::{Context as _, bail};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::Setting;
-use super::arena::ArenaOptions;
 use super::joined::{Joint, Masters};
 use super::load::{self, LoadOptions, Shape, Until, Written};
 use super::machine::Watch;
 use super::progress::Progress;
 use super::spread::Spread;
+use super::{Place, Setting};
 
 /// Between two points of the curve.
 const POINT: Duration = Duration::from_millis(500);
@@ -24,7 +23,7 @@ const POINT: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone)]
 pub struct WriteOptions {
     /// The servers.
-    pub arena: ArenaOptions,
+    pub place: Place,
     /// What is written at each.
     pub load: LoadOptions,
     /// How long.
@@ -88,8 +87,8 @@ pub struct WriteRun {
     pub engine_cpu_seconds: f64,
     /// Most memory of an engine at a time.
     pub engine_peak_memory_bytes: u64,
-    /// Processor seconds of both servers, drain included.
-    pub server_cpu_seconds: f64,
+    /// Processor seconds of both servers, drain included; `None` where they may not be looked at.
+    pub server_cpu_seconds: Option<f64>,
     /// The machine's share that other programs took, 0 to 1.
     pub others_share: Option<f64>,
     /// Conflicts that the engines settled.
@@ -120,13 +119,8 @@ impl WriteRun {
 pub async fn run(options: &WriteOptions, progress: &Progress) -> anyhow::Result<WriteReport> {
     options.load.check()?;
     let base = options.base.as_deref();
-    let masters = Masters::prepare(&options.arena, &options.load, base, progress).await?;
-    let setting = Setting::now(
-        options.arena.kind,
-        masters.version(),
-        &options.load,
-        options.arena.settings(),
-    );
+    let masters = Masters::prepare(&options.place, &options.load, base, progress).await?;
+    let setting = masters.setting();
     let mut runs: Vec<Vec<WriteRun>> = vec![Vec::new(); options.joints.len()];
     for round in 0..options.runs {
         for turn in 0..options.joints.len() {
@@ -196,8 +190,8 @@ async fn write(
     // Whatever ends this function ends the writers.
     let _guard = stop.clone().drop_guard();
     let mut writers = tokio::task::JoinSet::new();
-    for (node, (server, written)) in (0..).zip(joined.servers.iter().zip(&written)) {
-        let (opts, load) = (server.opts(), options.load.at_node(node));
+    for (node, (master, written)) in (0..).zip(joined.masters.iter().zip(&written)) {
+        let (opts, load) = (master.opts.clone(), options.load.at_node(node));
         let (stop, written) = (stop.clone(), Arc::clone(written));
         writers
             .spawn(async move { load::write(&opts, &load, Until::Stopped(stop), &written).await });
@@ -229,7 +223,8 @@ async fn write(
     let drained = joined.settle(patience).await?;
     let cost = joined.cost();
     let engine_cpu_seconds = cost.cpu_seconds - before.cpu_seconds;
-    let server_cpu_seconds = watch.taken().iter().sum();
+    let taken = watch.taken();
+    let server_cpu_seconds = (!taken.is_empty()).then(|| taken.iter().sum());
     let others_share = watch.others_share(engine_cpu_seconds);
     let (differing, conflicts) = if joint == Joint::Off {
         (None, 0)

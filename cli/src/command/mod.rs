@@ -32,7 +32,10 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> anyhow::Result
             demo.json |= output.is_json();
             return demo::run(demo).await;
         }
-        Command::Bench(bench) => return bench::run(bench, output).await,
+        Command::Bench(bench) => {
+            let config = arguments.global.config.as_deref();
+            return bench::run(bench, config, output).await;
+        }
         _ => {}
     }
     let config = load(arguments.global.config.as_deref())?;

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use client::{Client, write_contested};
 pub use shape::{Distribution, Shape};
-pub use tables::create;
+pub use tables::{create, fill};
 
 /// Rows of each table that both nodes write in [`Shape::HotRows`]; the last ones.
 pub const CONTESTED_ROWS: u32 = 200;

@@ -40,6 +40,15 @@ pub async fn create(conn: &mut Conn, options: &LoadOptions) -> anyhow::Result<()
     conn.query_drop(format!("CREATE DATABASE `{database}`"))
         .await
         .with_context(|| format!("cannot create database {database}"))?;
+    fill(conn, options).await
+}
+
+/// Makes the tables and their rows in the database, which must be there.
+///
+/// # Errors
+/// The server's; a table is there already.
+pub async fn fill(conn: &mut Conn, options: &LoadOptions) -> anyhow::Result<()> {
+    let database = &options.database;
     for number in 1..=options.tables {
         let table = name(options.shape, number);
         let columns = match options.shape {

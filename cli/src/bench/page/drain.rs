@@ -1,9 +1,10 @@
 //! The page of `bench drain`.
 
+use super::contender::{Shown, legend};
 use super::plot::{self, Axes, Bar, Line};
-use super::{Page, product};
+use super::{OWN_SERVERS, Page, beside, product};
 use crate::bench::drain::{Contender, DrainReport, Run};
-use crate::bench::spread::{Spread, bytes, few_digits, thousands};
+use crate::bench::spread::{Spread, bytes, few_digits, median_of, thousands};
 
 /// The page.
 ///
@@ -13,15 +14,16 @@ pub fn page(report: &DrainReport) -> anyhow::Result<String> {
     let setting = &report.setting;
     let transactions = report.transactions as f64;
     let title = format!(
-        "Draining {} transactions: twinlog beside {}'s own replication",
+        "Draining {} transactions: {}",
         thousands(report.transactions),
-        product(setting)
+        beside(setting, "own replication")
     );
     let lead = format!(
-        "{} {}, {} load, both servers durable, conflict detection on, rows compared after every run. {}",
+        "{} {}, {} load, {}, conflict detection on, rows compared after every run. {}",
         product(setting),
         setting.server_version,
         setting.load.shape,
+        setting.settings.durable_or_not(),
         setting.date
     );
     let mut page = Page::new(&title, &lead);
@@ -53,7 +55,7 @@ pub fn page(report: &DrainReport) -> anyhow::Result<String> {
                 "most memory of the engine at a time".to_owned(),
             ));
         }
-        if let Some(cpu) = median(&|run| Some(run.engine_cpu_seconds? / run.target_cpu_seconds)) {
+        if let Some(cpu) = median(&|run| Some(run.engine_cpu_seconds? / run.target_cpu_seconds?)) {
             cards.push((
                 format!("{:.0} %", cpu.median * 100.0),
                 "processor time of the engine, of that of the target server".to_owned(),
@@ -62,52 +64,19 @@ pub fn page(report: &DrainReport) -> anyhow::Result<String> {
     }
     page.cards(&cards);
 
-    let mut others = 0;
-    let colours: Vec<_> = report
-        .contenders
-        .iter()
-        .map(|one| {
-            if one.contender == Contender::Twinlog {
-                plot::OWN
-            } else {
-                others += 1;
-                plot::other(others - 1)
-            }
-        })
-        .collect();
-    let bars: Vec<Bar> = report
-        .contenders
-        .iter()
-        .zip(&colours)
-        .map(|(one, colour)| Bar {
-            name: one.name.clone(),
-            colour: *colour,
-            spread: one.seconds,
-        })
-        .collect();
+    let contenders = report.contenders.iter();
+    let shown = Shown::all(contenders.map(|one| (&*one.name, one.contender == Contender::Twinlog)));
+    let all = || report.contenders.iter().zip(&shown);
+    let bars: Vec<Bar> = all().map(|(one, shown)| shown.bar(one.seconds)).collect();
     page.figure(
         "Time to apply the backlog",
         "Median, with the range of all runs. Shorter is better.",
         &plot::bars(&bars, &|value| format!("{} s", few_digits(value)))?,
         &[],
     );
-    let lines: Vec<Line> = report
-        .contenders
-        .iter()
-        .zip(&colours)
-        .flat_map(|(one, colour)| {
-            one.runs.iter().map(|run| Line {
-                colour: *colour,
-                strong: one.contender == Contender::Twinlog,
-                points: run.curve.iter().map(|(x, y)| (*x, *y as f64)).collect(),
-            })
-        })
-        .collect();
-    let legend: Vec<(String, String)> = report
-        .contenders
-        .iter()
-        .zip(&colours)
-        .map(|(one, colour)| (one.name.clone(), plot::html(*colour)))
+    let line = |run: &Run| run.curve.iter().map(|(x, y)| (*x, *y as f64)).collect();
+    let lines: Vec<Line> = all()
+        .flat_map(|(one, shown)| one.runs.iter().map(|run| shown.line(line(run))))
         .collect();
     let axes = Axes {
         x: "seconds since the start",
@@ -121,15 +90,14 @@ pub fn page(report: &DrainReport) -> anyhow::Result<String> {
         "Transactions applied over time",
         "Every run. A new engine process and START REPLICA both begin at 0, connecting included.",
         &plot::lines(&lines, &axes)?,
-        &legend,
+        &legend(&shown),
     );
     let rows: Vec<(bool, Vec<String>)> = report
         .contenders
         .iter()
         .map(|one| {
             let of = |value: &dyn Fn(&Run) -> Option<f64>, show: &dyn Fn(f64) -> String| {
-                let spread = Spread::of(one.runs.iter().filter_map(value));
-                spread.map_or_else(|| "-".to_owned(), |spread| show(spread.median))
+                median_of(&one.runs, value, show)
             };
             let count = |value: f64| thousands(value as u64);
             let equal = one.runs.iter().all(|run| run.equal);
@@ -142,7 +110,7 @@ pub fn page(report: &DrainReport) -> anyhow::Result<String> {
                     &|run| run.engine_peak_memory_bytes.map(|n| n as f64),
                     &bytes,
                 ),
-                of(&|run| Some(run.target_cpu_seconds), &few_digits),
+                of(&|run| run.target_cpu_seconds, &few_digits),
                 of(
                     &|run| Some(run.target_log_bytes as f64 / transactions),
                     &bytes,
@@ -185,14 +153,23 @@ pub fn page(report: &DrainReport) -> anyhow::Result<String> {
         );
     }
     let method = [
-        "A backlog was written at one master. For each run, the other master was started from a copy of the \
-         same data, its tables were read once by every index, and one contender applied the whole backlog. \
-         The contenders took turns; another one began each round.",
+        if setting.is_own() {
+            "For each run, a backlog was written at one master while no engine ran, the tables of the other \
+             master were read once by every index, and an engine on this machine applied the whole backlog."
+        } else {
+            "A backlog was written at one master. For each run, the other master was started from a copy of \
+             the same data, its tables were read once by every index, and one contender applied the whole \
+             backlog. The contenders took turns; another one began each round."
+        },
         "The time runs from the start of the engine process, or from START REPLICA, to the moment when the last \
          transaction was seen applied (looked for every 20 ms). All tables were compared afterwards by row count \
          and checksum.",
-        "Origin, target, engine and the writing clients share one machine. Compare contenders of one run with \
-         each other, not with another machine's.",
+        if setting.is_own() {
+            OWN_SERVERS
+        } else {
+            "Origin, target, engine and the writing clients share one machine. Compare contenders of one run \
+             with each other, not with another machine's."
+        },
     ];
     let runs = report.contenders.first().map_or(0, |one| one.runs.len());
     let more = [

@@ -1,10 +1,11 @@
 //! The page of `bench lag`.
 
+use super::contender::{Shown, legend};
 use super::drain::{others_share, two_lines};
 use super::plot::{self, Axes, Line};
-use super::{Page, product};
+use super::{OWN_SERVERS, Page, beside, product};
 use crate::bench::joined::Joint;
-use crate::bench::lag::{LagOutcome, LagReport};
+use crate::bench::lag::{LagReport, LagRun};
 use crate::bench::spread::few_digits;
 
 /// The level that the first lines speak of, if it was measured.
@@ -16,15 +17,13 @@ const USUAL_LEVEL: u32 = 50;
 /// A plot cannot be drawn.
 pub fn page(report: &LagReport) -> anyhow::Result<String> {
     let setting = &report.setting;
-    let title = format!(
-        "Replication lag: twinlog beside {}'s own replication",
-        product(setting)
-    );
+    let title = format!("Replication lag: {}", beside(setting, "own replication"));
     let lead = format!(
-        "{} {}, {} load at one master at fixed rates, both servers durable, conflict detection on. {}",
+        "{} {}, {} load at one master at fixed rates, {}, conflict detection on. {}",
         product(setting),
         setting.server_version,
         setting.load.shape,
+        setting.settings.durable_or_not(),
         setting.date
     );
     let mut page = Page::new(&title, &lead);
@@ -52,32 +51,22 @@ pub fn page(report: &LagReport) -> anyhow::Result<String> {
     }
     page.cards(&cards);
 
-    let colour = |one: &LagOutcome| match one.joint {
-        Joint::Twinlog => plot::OWN,
-        _ => plot::other(0),
-    };
-    let mut legend: Vec<(String, String)> = Vec::new();
-    for one in &report.contenders {
-        let entry = (one.name.clone(), plot::html(colour(one)));
-        if !legend.contains(&entry) {
-            legend.push(entry);
-        }
-    }
+    let contenders = report.contenders.iter();
+    let shown = Shown::all(contenders.map(|one| (&*one.name, one.joint == Joint::Twinlog)));
+    let legend = legend(&shown);
     for level in &levels {
-        let at_level = || report.contenders.iter().filter(|one| one.level == *level);
+        let at_level = || {
+            let all = report.contenders.iter().zip(&shown);
+            all.filter(|(one, _)| one.level == *level)
+        };
+        let points = |run: &LagRun| {
+            let curve = run.from_commit.curve.iter();
+            curve
+                .map(|(percentile, ms)| (nines(*percentile), *ms))
+                .collect()
+        };
         let lines: Vec<Line> = at_level()
-            .flat_map(|one| {
-                one.runs.iter().map(|run| Line {
-                    colour: colour(one),
-                    strong: one.joint == Joint::Twinlog,
-                    points: run
-                        .from_commit
-                        .curve
-                        .iter()
-                        .map(|(percentile, ms)| (nines(*percentile), *ms))
-                        .collect(),
-                })
-            })
+            .flat_map(|(one, shown)| one.runs.iter().map(|run| shown.line(points(run))))
             .collect();
         let axes = Axes {
             x: "percentile of the probes",
@@ -88,7 +77,7 @@ pub fn page(report: &LagReport) -> anyhow::Result<String> {
             x_label: &|value| percentile(*value),
             y_label: &|value| few_digits(*value),
         };
-        let due = at_level().next().map_or(0.0, |one| one.due_per_second);
+        let due = at_level().next().map_or(0.0, |(one, _)| one.due_per_second);
         page.figure(
             &format!("Lag at {level} % load"),
             &format!(
@@ -142,7 +131,12 @@ pub fn page(report: &LagReport) -> anyhow::Result<String> {
          out because something else waited.",
         "Lag is from the moment when the probe's COMMIT returned. \"From due\" is from the moment when the probe was \
          due, and so has what the first master's own commit took, and its stalls, in it.",
-        "Both directions are joined; clients write at one master. Servers, engines and clients share one machine.",
+        if setting.is_own() {
+            OWN_SERVERS
+        } else {
+            "Both directions are joined; clients write at one master. Servers, engines and clients share one \
+             machine."
+        },
     ];
     let runs = report.contenders.first().map_or(0, |one| one.runs.len());
     let more = [

@@ -1,6 +1,7 @@
 //! A benchmark's outcome as one page that needs nothing but itself: no scripts, fonts or images from
 //! elsewhere. Plots are SVG within it.
 
+mod contender;
 pub mod drain;
 pub mod lag;
 mod plot;
@@ -153,6 +154,7 @@ impl Page {
             self.push(format_args!("<p>{}</p>\n", Text(paragraph)));
         }
         let (machine, load) = (&setting.machine, &setting.load);
+        let settings = &setting.settings;
         let mut facts = vec![
             ("Date", setting.date.clone()),
             (
@@ -170,11 +172,7 @@ impl Page {
                 format!("two of {} {}", product(setting), setting.server_version),
             ),
             ("twinlog", setting.twinlog_version.clone()),
-            (
-                "Durability",
-                "sync_binlog=1, innodb_flush_log_at_trx_commit=1 at both servers".to_owned(),
-            ),
-            ("Server arguments", setting.settings.server_args.join(" ")),
+            ("Durability", settings.durability()),
             (
                 "Engine settings",
                 if setting.settings.engine.is_empty() {
@@ -196,6 +194,12 @@ impl Page {
                 ),
             ),
         ];
+        if settings.is_own() {
+            let servers = settings.own_servers.iter();
+            facts.extend(servers.map(|server| ("Found", server.describe())));
+        } else {
+            facts.push(("Server arguments", settings.server_args.join(" ")));
+        }
         facts.extend(more.iter().map(|(name, fact)| (*name, fact.clone())));
         self.push(format_args!("<table class=\"facts\">"));
         for (name, fact) in &facts {
@@ -214,6 +218,19 @@ impl Page {
             self.body
         )
     }
+}
+
+/// What is said of servers that were there anyway.
+const OWN_SERVERS: &str = "The servers were there anyway, and nothing of theirs was changed: their own replication \
+    is not measured, since it would have to be set up there. Engines and clients ran on one machine, both engines \
+    reaching both servers from there. Whatever else the servers did meanwhile is in the figures.";
+
+/// Twinlog, and what it is measured beside.
+fn beside(setting: &Setting, what: &str) -> String {
+    if setting.is_own() {
+        return format!("twinlog between two {} servers", product(setting));
+    }
+    format!("twinlog beside {}'s {what}", product(setting))
 }
 
 /// The server's name as people write it.

@@ -1,11 +1,12 @@
 //! The page of `bench write`.
 
+use super::contender::{Shown, legend};
 use super::drain::{few, others_share, two_lines};
 use super::plot::{self, Axes, Bar, Line};
-use super::{Page, product};
+use super::{OWN_SERVERS, Page, beside, product};
 use crate::bench::joined::Joint;
-use crate::bench::spread::{Spread, bytes, few_digits, thousands};
-use crate::bench::write::{WriteReport, WriteRun};
+use crate::bench::spread::{Spread, bytes, few_digits, median_of, thousands};
+use crate::bench::write::{WriteOutcome, WriteReport, WriteRun};
 
 /// The page.
 ///
@@ -14,16 +15,17 @@ use crate::bench::write::{WriteReport, WriteRun};
 pub fn page(report: &WriteReport) -> anyhow::Result<String> {
     let setting = &report.setting;
     let title = format!(
-        "Writing at both masters: twinlog beside {}'s own two-way replication",
-        product(setting)
+        "Writing at both masters: {}",
+        beside(setting, "own two-way replication")
     );
     let lead = format!(
-        "{} {}, {} load at both masters for {} s, both servers durable, conflict detection on, rows compared \
+        "{} {}, {} load at both masters for {} s, {}, conflict detection on, rows compared \
          after every run. {}",
         product(setting),
         setting.server_version,
         setting.load.shape,
         report.seconds,
+        setting.settings.durable_or_not(),
         setting.date
     );
     let mut page = Page::new(&title, &lead);
@@ -60,7 +62,7 @@ pub fn page(report: &WriteReport) -> anyhow::Result<String> {
         let share = own
             .runs
             .iter()
-            .map(|run| run.engine_cpu_seconds / run.server_cpu_seconds);
+            .filter_map(|run| Some(run.engine_cpu_seconds / run.server_cpu_seconds?));
         if let Some(share) = Spread::of(share) {
             cards.push((
                 format!("{:.0} %", share.median * 100.0),
@@ -70,32 +72,12 @@ pub fn page(report: &WriteReport) -> anyhow::Result<String> {
     }
     page.cards(&cards);
 
-    let mut others = 0;
-    let colours: Vec<_> = report
-        .contenders
-        .iter()
-        .map(|one| match one.joint {
-            Joint::Twinlog => plot::OWN,
-            _ => {
-                others += 1;
-                plot::other(if one.joint == Joint::Off {
-                    3
-                } else {
-                    others - 2
-                })
-            }
-        })
-        .collect();
-    let bars = |of: &dyn Fn(usize) -> Option<Spread>| -> Vec<Bar> {
-        (0..report.contenders.len())
-            .filter_map(|index| {
-                Some(Bar {
-                    name: report.contenders[index].name.clone(),
-                    colour: colours[index],
-                    spread: of(index)?,
-                })
-            })
-            .collect()
+    let contenders = report.contenders.iter();
+    let shown = Shown::all(contenders.map(|one| (&*one.name, one.joint == Joint::Twinlog)));
+    let all = || report.contenders.iter().zip(&shown);
+    let bars = |of: &dyn Fn(&WriteOutcome) -> Option<Spread>| -> Vec<Bar> {
+        let bars = all().filter_map(|(one, shown)| Some(shown.bar(of(one)?)));
+        bars.collect()
     };
     let show = |value: f64| format!("{}/s", few_digits(value));
     page.figure(
@@ -103,7 +85,7 @@ pub fn page(report: &WriteReport) -> anyhow::Result<String> {
         "Transactions that clients of both masters committed, over the time until both masters had all of them. \
          Median, with the range of all runs. Longer is better.",
         &plot::bars(
-            &bars(&|index| report.contenders[index].applied_per_second),
+            &bars(&|one| one.applied_per_second),
             &show,
         )?,
         &[],
@@ -113,28 +95,13 @@ pub fn page(report: &WriteReport) -> anyhow::Result<String> {
         "The same over the time of writing alone. A replication that falls behind leaves more of the machine to \
          the clients: look at the time to catch up too.",
         &plot::bars(
-            &bars(&|index| Some(report.contenders[index].written_per_second)),
+            &bars(&|one| Some(one.written_per_second)),
             &show,
         )?,
         &[],
     );
-    let lines: Vec<Line> = report
-        .contenders
-        .iter()
-        .zip(&colours)
-        .flat_map(|(one, colour)| {
-            one.runs.iter().map(|run| Line {
-                colour: *colour,
-                strong: one.joint == Joint::Twinlog,
-                points: rates(&run.curve),
-            })
-        })
-        .collect();
-    let legend: Vec<(String, String)> = report
-        .contenders
-        .iter()
-        .zip(&colours)
-        .map(|(one, colour)| (one.name.clone(), plot::html(*colour)))
+    let lines: Vec<Line> = all()
+        .flat_map(|(one, shown)| one.runs.iter().map(|run| shown.line(rates(&run.curve))))
         .collect();
     let axes = Axes {
         x: "seconds since the start",
@@ -148,15 +115,14 @@ pub fn page(report: &WriteReport) -> anyhow::Result<String> {
         "Throughput over time",
         "Every run, by half seconds.",
         &plot::lines(&lines, &axes)?,
-        &legend,
+        &legend(&shown),
     );
     let rows: Vec<(bool, Vec<String>)> = report
         .contenders
         .iter()
         .map(|one| {
             let of = |value: &dyn Fn(&WriteRun) -> Option<f64>, show: &dyn Fn(f64) -> String| {
-                let spread = Spread::of(one.runs.iter().filter_map(value));
-                spread.map_or_else(|| "-".to_owned(), |spread| show(spread.median))
+                median_of(&one.runs, value, show)
             };
             let engines = one.joint == Joint::Twinlog;
             let rows = match one.joint {
@@ -178,7 +144,7 @@ pub fn page(report: &WriteReport) -> anyhow::Result<String> {
                     &|run| engines.then_some(run.engine_peak_memory_bytes as f64),
                     &bytes,
                 ),
-                of(&|run| Some(run.server_cpu_seconds), &few_digits),
+                of(&|run| run.server_cpu_seconds, &few_digits),
                 of(&|run| engines.then_some(run.conflicts as f64), &|n| {
                     thousands(n as u64)
                 }),
@@ -203,12 +169,22 @@ pub fn page(report: &WriteReport) -> anyhow::Result<String> {
         &rows,
     );
     let method = [
-        "For each run, both masters were started from copies of the same data, their tables were read once by \
-         every index, and clients wrote at both as fast as the servers took it, each node in its own half of the \
-         ids. Afterwards each node wrote one more row, and the time was taken until the other one had it. The \
-         contenders took turns; another one began each round.",
-        "All tables were compared afterwards by row count and checksum. Servers, engines and clients share one \
-         machine: what replication takes, clients do not get.",
+        if setting.is_own() {
+            "For each run, the tables were made anew at both masters and read once by every index, and clients \
+             wrote at both as fast as the servers took it, each node in its own half of the ids."
+        } else {
+            "For each run, both masters were started from copies of the same data, their tables were read once \
+             by every index, and clients wrote at both as fast as the servers took it, each node in its own \
+             half of the ids."
+        },
+        "Afterwards each node wrote one more row, and the time was taken until the other one had it. The \
+         contenders took turns; another one began each round. All tables were compared afterwards by row count \
+         and checksum.",
+        if setting.is_own() {
+            OWN_SERVERS
+        } else {
+            "Servers, engines and clients share one machine: what replication takes, clients do not get."
+        },
     ];
     let runs = report.contenders.first().map_or(0, |one| one.runs.len());
     let more = [

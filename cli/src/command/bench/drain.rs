@@ -7,16 +7,16 @@ use comfy_table::{Cell, Table, presets};
 
 use super::{Common, describe, report, right};
 use crate::bench::drain::{Contender, DrainOptions, DrainReport, Outcome, Run, run as measure};
-use crate::bench::page;
 use crate::bench::progress::Progress;
-use crate::bench::spread::{Spread, bytes, few_digits, thousands};
+use crate::bench::spread::{bytes, few_digits, median_of, thousands};
+use crate::bench::{Place, page};
 use crate::output::Output;
 
 /// `twinlog bench drain`
 #[derive(Debug, Args)]
 pub(crate) struct DrainArgs {
     #[command(flatten)]
-    common: Common,
+    pub(super) common: Common,
     /// Transactions of the backlog.
     #[arg(long, value_name = "N", default_value_t = 60_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     transactions: u64,
@@ -32,20 +32,26 @@ pub(crate) struct DrainArgs {
     runs: u32,
 }
 
-pub(super) async fn run(arguments: &DrainArgs, output: &Output) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(
+    arguments: &DrainArgs,
+    place: &Place,
+    output: &Output,
+) -> anyhow::Result<ExitCode> {
     let common = &arguments.common;
     let mut contenders = Vec::new();
     if !arguments.no_twinlog {
         contenders.push(Contender::Twinlog);
     }
     let workers = arguments.workers.iter().filter(|workers| **workers > 0);
-    contenders.extend(workers.map(|workers| Contender::Native(*workers)));
+    if let Place::Throwaway(_) = place {
+        contenders.extend(workers.map(|workers| Contender::Native(*workers)));
+    }
     anyhow::ensure!(
         !contenders.is_empty(),
-        "--no-twinlog and --workers 0 leave nobody to measure"
+        "--no-twinlog leaves nobody to measure, without --workers or at servers of your own"
     );
     let options = DrainOptions {
-        arena: common.arena()?,
+        place: place.clone(),
         load: common.load(1)?,
         transactions: arguments.transactions,
         contenders,
@@ -83,11 +89,7 @@ fn text(report: &DrainReport) -> String {
     ]);
     for outcome in &report.contenders {
         let of = |value: &dyn Fn(&Run) -> Option<f64>, show: &dyn Fn(f64) -> String| {
-            let text = match Spread::of(outcome.runs.iter().filter_map(value)) {
-                Some(spread) => show(spread.median),
-                None => "-".to_owned(),
-            };
-            right(text)
+            right(median_of(&outcome.runs, value, show))
         };
         let count = |value: f64| thousands(value as u64);
         let percent = |value: f64| format!("{:.0} %", value * 100.0);
@@ -100,7 +102,7 @@ fn text(report: &DrainReport) -> String {
                 &|run| run.engine_peak_memory_bytes.map(|n| n as f64),
                 &bytes,
             ),
-            of(&|run| Some(run.target_cpu_seconds), &few_digits),
+            of(&|run| run.target_cpu_seconds, &few_digits),
             of(
                 &|run| Some(run.target_log_bytes as f64 / transactions),
                 &bytes,

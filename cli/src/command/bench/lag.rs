@@ -8,16 +8,16 @@ use comfy_table::{Cell, Table, presets};
 
 use super::{Common, describe, joints, report, right};
 use crate::bench::lag::{LagOptions, LagReport, run as measure};
-use crate::bench::page;
 use crate::bench::progress::Progress;
 use crate::bench::spread::{Spread, few_digits};
+use crate::bench::{Place, page};
 use crate::output::Output;
 
 /// `twinlog bench lag`
 #[derive(Debug, Args)]
 pub(crate) struct LagArgs {
     #[command(flatten)]
-    common: Common,
+    pub(super) common: Common,
     /// What the levels are per cent of, in transactions a second [default: measured first, as what the
     /// slowest contender sustains while clients write as fast as they can].
     #[arg(long, value_name = "N")]
@@ -37,7 +37,11 @@ pub(crate) struct LagArgs {
     runs: u32,
 }
 
-pub(super) async fn run(arguments: &LagArgs, output: &Output) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(
+    arguments: &LagArgs,
+    place: &Place,
+    output: &Output,
+) -> anyhow::Result<ExitCode> {
     let common = &arguments.common;
     if let Some(rate) = arguments.rate {
         ensure!(
@@ -46,12 +50,12 @@ pub(super) async fn run(arguments: &LagArgs, output: &Output) -> anyhow::Result<
         );
     }
     let options = LagOptions {
-        arena: common.arena()?,
+        place: place.clone(),
         load: common.load(1)?,
         rate: arguments.rate,
         levels: arguments.levels.clone(),
         seconds: arguments.seconds,
-        joints: joints(arguments.workers),
+        joints: joints(place, arguments.workers),
         runs: arguments.runs,
         base: common.folder.clone(),
     };

@@ -7,17 +7,17 @@ use comfy_table::{Cell, Table, presets};
 
 use super::{Common, describe, joints, report, right};
 use crate::bench::joined::Joint;
-use crate::bench::page;
 use crate::bench::progress::Progress;
-use crate::bench::spread::{Spread, bytes, few_digits};
+use crate::bench::spread::{bytes, few_digits, median_of};
 use crate::bench::write::{WriteOptions, WriteReport, WriteRun, run as measure};
+use crate::bench::{Place, page};
 use crate::output::Output;
 
 /// `twinlog bench write`
 #[derive(Debug, Args)]
 pub(crate) struct WriteArgs {
     #[command(flatten)]
-    common: Common,
+    pub(super) common: Common,
     /// How long clients write, in each run.
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
@@ -29,12 +29,16 @@ pub(crate) struct WriteArgs {
     runs: u32,
 }
 
-pub(super) async fn run(arguments: &WriteArgs, output: &Output) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(
+    arguments: &WriteArgs,
+    place: &Place,
+    output: &Output,
+) -> anyhow::Result<ExitCode> {
     let common = &arguments.common;
     let mut contenders = vec![Joint::Off];
-    contenders.extend(joints(arguments.workers));
+    contenders.extend(joints(place, arguments.workers));
     let options = WriteOptions {
-        arena: common.arena()?,
+        place: place.clone(),
         load: common.load(2)?,
         seconds: arguments.seconds,
         joints: contenders,
@@ -69,8 +73,7 @@ fn text(report: &WriteReport) -> String {
     ]);
     for outcome in &report.contenders {
         let of = |value: &dyn Fn(&WriteRun) -> Option<f64>, show: &dyn Fn(f64) -> String| {
-            let spread = Spread::of(outcome.runs.iter().filter_map(value));
-            right(spread.map_or_else(|| "-".to_owned(), |spread| show(spread.median)))
+            right(median_of(&outcome.runs, value, show))
         };
         let engines = outcome.joint == Joint::Twinlog;
         let seconds = |value: f64| format!("{value:.2} s");
@@ -97,7 +100,7 @@ fn text(report: &WriteReport) -> String {
                 &|run| engines.then_some(run.engine_peak_memory_bytes as f64),
                 &bytes,
             ),
-            of(&|run| Some(run.server_cpu_seconds), &few_digits),
+            of(&|run| run.server_cpu_seconds, &few_digits),
             of(&|run| engines.then_some(run.conflicts as f64), &|n| {
                 format!("{n:.0}")
             }),
