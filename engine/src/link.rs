@@ -574,13 +574,13 @@ async fn read(
         let step = reader.next().await?;
         failpoint::reach(Failpoint::Received);
         if let (Some(position), Some(relaxed)) = (reader.crashed(), &relaxed) {
-            tracing::warn!(
-                origin,
-                %position,
+            let message = format!(
                 "a file of the log of node {origin} ends without a goodbye: its server crashed. It runs \
                  with {relaxed}: if the machine went down with it, it may have lost commits that the log \
                  has. Compare the nodes (`twinlog verify`); set both to 1"
             );
+            tracing::warn!(origin, %position, "{message}");
+            progress.crashed(message);
         }
         let item = match step {
             Step::Transaction(Origin::Local(local)) => {

@@ -380,7 +380,13 @@ impl Chain {
     /// waited for.
     pub(super) fn last_end(&self) -> LogPos {
         let ends = self.ends();
-        let own = ends.map(|(log, end)| if log == Log::Own { end } else { LogPos::new(u32::MAX, u64::MAX) });
+        let own = ends.map(|(log, end)| {
+            if log == Log::Own {
+                end
+            } else {
+                LogPos::new(u32::MAX, u64::MAX)
+            }
+        });
         own.max().unwrap_or_default()
     }
 

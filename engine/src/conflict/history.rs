@@ -757,7 +757,6 @@ mod tests {
                     });
                     prop_assert_eq!(one, other);
                 }
-                prop_assert!(both[0].0.len() >= both[1].0.len());
             }
         }
     }

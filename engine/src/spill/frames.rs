@@ -55,8 +55,7 @@ pub(crate) fn framed(
     buffer.extend_from_slice(&[0; HEAD]);
     buffer = postcard::to_extend(content, buffer).map_err(|error| error.to_string())?;
     let body = &buffer[head + HEAD..];
-    let length =
-        u32::try_from(body.len()).map_err(|_| "a row is larger than 4 GiB".to_owned())?;
+    let length = u32::try_from(body.len()).map_err(|_| "a row is larger than 4 GiB".to_owned())?;
     let checksum = crc32fast::hash(body);
     buffer[head..head + 4].copy_from_slice(&length.to_le_bytes());
     buffer[head + 4..head + HEAD].copy_from_slice(&checksum.to_le_bytes());
