@@ -730,6 +730,11 @@ mod tests {
                     Step::Acknowledged(part) => {
                         let upto = LogPos::new(1, offset * part / 100);
                         acknowledged = acknowledged.max(upto);
+                        // What comes from there on has seen it, and so has a later timestamp.
+                        let had = |(_, entry): &&(KeyHash, Entry)| entry.origin.end <= acknowledged;
+                        let seen = both[0].1.log.iter().filter(had);
+                        let seen = seen.map(|(_, entry)| entry.order.effective).max();
+                        theirs = theirs.max(seen.unwrap_or(0));
                         for (histories, _) in &both {
                             histories.acknowledge(acknowledged);
                         }

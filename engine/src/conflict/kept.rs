@@ -131,8 +131,8 @@ pub async fn load(
             || "TRUE".to_owned(),
             |(key, effective, rank, change)| {
                 format!(
-                    "(row_key, effective, node_rank, change_number) > ('{key}', {effective}, {rank}, \
-                     {change})"
+                    "row_key >= '{key}' AND (row_key, effective, node_rank, change_number) > ('{key}', \
+                     {effective}, {rank}, {change})"
                 )
             },
         );
