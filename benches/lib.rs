@@ -1,6 +1,22 @@
 //! What the micro-benchmarks share. Run them with `cargo bench -p twinlog-benches`.
 
-use twinlog_engine::decode::event::EventHeader;
+pub mod group;
+
+use twinlog_engine::decode::event::{EventHeader, Flavor};
+
+/// Captured logs of real servers: a name, whose it is, its bytes.
+pub const LOGS: [(&str, Flavor, &[u8]); 2] = [
+    (
+        "mysql-9.7",
+        Flavor::MySql,
+        include_bytes!("../engine/fixtures/mysql-9.7.binlog"),
+    ),
+    (
+        "mariadb-10.11",
+        Flavor::MariaDb,
+        include_bytes!("../engine/fixtures/mariadb-10.11.binlog"),
+    ),
+];
 
 /// The events of a binlog file with CRC32 checksums, which are taken off. Stops at the first event
 /// that is cut short.

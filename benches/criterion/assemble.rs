@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use twinlog_benches::events;
+use twinlog_benches::{LOGS, events};
 use twinlog_engine::assemble::Assembler;
 use twinlog_engine::decode::Decoder;
 use twinlog_engine::decode::event::{Event, Flavor};
@@ -13,13 +13,13 @@ use twinlog_engine::position::LogPos;
 use twinlog_engine::source::Placed;
 use twinlog_engine::spill::Room;
 
-/// The log's events, each at its place. What is refused by design (XA, a sequence) ends there: up to the first
-/// event that the assembler refuses.
 /// Nothing here is large enough to be spilled.
 fn room() -> Room {
     Room::new(&std::env::temp_dir(), usize::MAX)
 }
 
+/// The log's events, each at its place, up to the first one that the assembler refuses by design (a
+/// sequence).
 fn placed(flavor: Flavor, file: &[u8]) -> Vec<Placed> {
     let mut decoder = Decoder::new(flavor);
     let mut at = LogPos::new(1, 4);
@@ -61,20 +61,8 @@ fn copy(placed: &Placed) -> Placed {
 }
 
 fn assemble(criterion: &mut Criterion) {
-    let logs: [(&str, Flavor, &[u8]); 2] = [
-        (
-            "mysql-9.7",
-            Flavor::MySql,
-            include_bytes!("../../engine/fixtures/mysql-9.7.binlog"),
-        ),
-        (
-            "mariadb-10.11",
-            Flavor::MariaDb,
-            include_bytes!("../../engine/fixtures/mariadb-10.11.binlog"),
-        ),
-    ];
     let mut group = criterion.benchmark_group("assemble");
-    for (name, flavor, file) in logs {
+    for (name, flavor, file) in LOGS {
         let events = placed(flavor, file);
         assert!(events.len() > 20, "{name}: {} events", events.len());
         group.throughput(Throughput::Elements(events.len() as u64));

@@ -36,6 +36,7 @@ pub mod row;
 pub mod schema;
 pub mod source;
 pub mod spill;
+pub mod stages;
 pub mod status;
 mod tailer;
 pub mod transaction;

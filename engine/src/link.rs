@@ -34,7 +34,7 @@ use crate::status::{LinkProgress, State, TailProgress};
 use crate::transaction::{Local, Seen};
 
 /// Items between reader and apply; their bytes are bounded besides.
-const QUEUE_ITEMS: usize = 32_768;
+pub(crate) const QUEUE_ITEMS: usize = 32_768;
 /// Log behind the marker that a lost store may make us read again before the marker is moved
 /// without rows.
 const IDLE_MARKER_BYTES: u64 = 8 << 20;
@@ -64,7 +64,7 @@ pub(crate) struct Link {
 }
 
 /// Ends a task when dropped.
-struct Reading(JoinHandle<Result<()>>);
+pub(crate) struct Reading(pub(crate) JoinHandle<Result<()>>);
 
 impl Drop for Reading {
     fn drop(&mut self) {
@@ -218,13 +218,7 @@ impl Link {
             marker,
         )
         .await?;
-        let limits = Limits {
-            transactions: self.config.replication.group_transactions,
-            rows: self.config.replication.group_rows,
-            bytes: self.config.replication.group_bytes,
-            time: self.config.replication.group_time,
-        };
-        let gatherer = Gatherer::new(items, limits);
+        let gatherer = Gatherer::new(items, limits(&self.config));
         self.settle(applier, gatherer, resume, reading, breaks)
             .await
     }
@@ -556,8 +550,18 @@ fn lock(intended: &Mutex<Option<Intended>>) -> MutexGuard<'_, Option<Intended>> 
     intended.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Limits of one commit, as the config file has them.
+pub(crate) fn limits(config: &Config) -> Limits {
+    Limits {
+        transactions: config.replication.group_transactions,
+        rows: config.replication.group_rows,
+        bytes: config.replication.group_bytes,
+        time: config.replication.group_time,
+    }
+}
+
 /// Reads the origin's log into the queue.
-async fn read(
+pub(crate) async fn read(
     mut reader: LogReader,
     sender: mpsc::Sender<Item>,
     progress: Arc<LinkProgress>,
@@ -574,13 +578,13 @@ async fn read(
         let step = reader.next().await?;
         failpoint::reach(Failpoint::Received);
         if let (Some(position), Some(relaxed)) = (reader.crashed(), &relaxed) {
-            tracing::warn!(
-                origin,
-                %position,
+            let message = format!(
                 "a file of the log of node {origin} ends without a goodbye: its server crashed. It runs \
                  with {relaxed}: if the machine went down with it, it may have lost commits that the log \
                  has. Compare the nodes (`twinlog verify`); set both to 1"
             );
+            tracing::warn!(origin, %position, "{message}");
+            progress.crashed(message);
         }
         let item = match step {
             Step::Transaction(Origin::Local(local)) => {

@@ -72,10 +72,15 @@ async fn storm(kind: ServerKind) {
     for (what, times) in engines_b {
         *engines.entry(what).or_default() += times;
     }
+    let named = ALL.iter().filter_map(|(_, name)| engines.get(name));
+    let named: u64 = named.sum();
+    let at_random = engines.get("killed").copied().unwrap_or(0);
     println!(
-        "{kind}: {} s of storm, seed {seed}\n  engines: {engines:?}\n  servers: {killed:?}\n  network: {broken:?}\n  \
+        "{kind}: {} s of storm, seed {seed}\n  engines: {} killed, {named} of them at failpoints\n    \
+         {engines:?}\n  servers: {killed:?}\n  network: {broken:?}\n  \
          drained in {:.1} s; {} transactions, lost {}, doubled {}; {} looks found whole prefixes",
         written.as_secs(),
+        named + at_random,
         drained.as_secs_f64(),
         outcome.transactions,
         outcome.lost,
@@ -95,7 +100,22 @@ async fn storm(kind: ServerKind) {
     assert!(outcome.transactions > 100, "{outcome:?}");
 }
 
-/// Lets the engine of one node live for a moment, again and again.
+/// What this load does not come by: it has no DDL, no huge transactions and none that moves nothing
+/// but the marker.
+fn out_of_reach(point: Failpoint) -> bool {
+    matches!(
+        point,
+        Failpoint::MarkerAlone
+            | Failpoint::HugeWritten
+            | Failpoint::IntentWritten
+            | Failpoint::IntentCommitted
+            | Failpoint::DefinitionSent
+            | Failpoint::DefinitionRun
+    )
+}
+
+/// Lets the engine of one node live for a moment, again and again: every other one is to die at a
+/// failpoint, by whose name its death is counted, and is killed if it has not come by after a while.
 pub(crate) async fn engines(
     folder: &Path,
     node: usize,
@@ -103,31 +123,44 @@ pub(crate) async fn engines(
     end: Instant,
 ) -> Counts {
     let mut counts = Counts::new();
-    let points: Vec<&str> = ALL
-        .iter()
-        .filter(|(point, _)| !matches!(point, Failpoint::Stopping | Failpoint::MarkerAlone))
-        .map(|(_, name)| *name)
+    let points: Vec<(Failpoint, &str)> = ALL
+        .into_iter()
+        .filter(|(point, _)| !out_of_reach(*point))
         .collect();
     while Instant::now() < end {
         let mut command = engine_command(Path::new(TWINLOG), folder, node);
-        if random.random_bool(0.5) {
-            let name = points[random.random_range(0..points.len())];
-            let nth = match random.random_range(0..3) {
-                0 => 1,
-                1 => random.random_range(1..10),
-                _ => random.random_range(1..100),
+        let point = points[random.random_range(0..points.len())];
+        let armed = Some(point).filter(|_| random.random_bool(0.5));
+        if let Some((_, name)) = armed {
+            let nth = match random.random_range(0..4) {
+                0 | 1 => 1,
+                2 => random.random_range(1..4),
+                _ => random.random_range(1..20),
             };
             command.env(twinlog_engine::failpoint::VARIABLE, format!("{name}:{nth}"));
         }
         let mut engine = command.spawn().unwrap();
-        // Now and then it lives long enough to work off what has piled up.
-        let most = if random.random_bool(0.1) { 6000 } else { 1500 };
-        let dies = Instant::now() + Duration::from_millis(random.random_range(100..most));
-        let politely = random.random_bool(0.1);
+        let most = match armed {
+            // The server may have to start first.
+            Some(_) => 8000,
+            // Now and then it lives long enough to work off what has piled up.
+            None if random.random_bool(0.1) => 6000,
+            None => 1500,
+        };
+        let least = if armed.is_some() { 3000 } else { 100 };
+        let mut dies = Instant::now() + Duration::from_millis(random.random_range(least..most));
+        let mut politely = random.random_bool(0.1);
+        if matches!(armed, Some((Failpoint::Stopping, _))) {
+            // Which is reached by being stopped.
+            dies = Instant::now() + Duration::from_millis(random.random_range(300..2000));
+            politely = true;
+        }
         let what = loop {
             if let Some(status) = engine.try_wait().unwrap() {
                 break match status.signal() {
-                    Some(signal) if signal == Signal::SIGABRT as i32 => "died at a failpoint",
+                    Some(signal) if signal == Signal::SIGABRT as i32 => {
+                        armed.map_or("died by itself", |(_, name)| name)
+                    }
                     // As a service manager does.
                     _ => "ended by itself and was started again",
                 };
@@ -137,8 +170,11 @@ pub(crate) async fn engines(
                     let id = Pid::from_raw(i32::try_from(engine.id()).unwrap());
                     kill(id, Signal::SIGTERM).unwrap();
                     tokio::time::sleep(Duration::from_millis(random.random_range(0..300))).await;
-                    if engine.try_wait().unwrap().is_some() {
-                        break "stopped";
+                    if let Some(status) = engine.try_wait().unwrap() {
+                        break match (status.signal(), armed) {
+                            (Some(_), Some((_, name))) => name,
+                            _ => "stopped",
+                        };
                     }
                 }
                 engine.kill().unwrap();
@@ -162,15 +198,21 @@ pub(crate) async fn kill_servers(
     end: Instant,
 ) -> Counts {
     let mut counts = Counts::new();
+    let mut took = Duration::ZERO;
     loop {
-        tokio::time::sleep(Duration::from_millis(random.random_range(500..4500))).await;
+        // A server that takes long to start is killed as often as one that does not, and is up for a
+        // moment all the same.
+        let up = Duration::from_millis(random.random_range(500..1500));
+        let apart = Duration::from_millis(random.random_range(500..6000));
+        tokio::time::sleep(up.max(apart.saturating_sub(took))).await;
         if Instant::now() >= end {
             return counts;
         }
+        let killed = Instant::now();
         let [a, b] = servers;
         let down = Duration::from_millis(random.random_range(0..500));
-        match random.random_range(0..5) {
-            0 => {
+        match random.random_range(0..6) {
+            0 | 1 => {
                 tokio::join!(a.kill9(), b.kill9());
                 tokio::time::sleep(down).await;
                 let (a, b) = tokio::join!(a.start_again(), b.start_again());
@@ -185,6 +227,7 @@ pub(crate) async fn kill_servers(
                 *counts.entry("killed").or_default() += 1;
             }
         }
+        took = killed.elapsed();
     }
 }
 

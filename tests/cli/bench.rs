@@ -175,6 +175,45 @@ fn lag_is_measured_with_mysql() {
     lags("mysql");
 }
 
+fn passes_stages(server: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let (facts, page) = bench(folder.path(), "stages", server, &["--transactions", "300"]);
+    let ways = facts["ways"].as_array().unwrap();
+    let ends: Vec<&str> = ways
+        .iter()
+        .map(|way| way["end"].as_str().unwrap())
+        .collect();
+    assert_eq!(ends, ["read", "decode", "assemble", "prepare", "target"]);
+    // Four row changes a transaction, one fewer where a row is deleted that is not there.
+    let rows = number(&facts, "/rows");
+    assert!((1000.0..=1200.0).contains(&rows), "{facts:#}");
+    let passage = |way: usize, what: &str| number(&ways[way], &format!("/runs/0/passage/{what}"));
+    for way in [0, 1] {
+        assert!(passage(way, "events") > 1200.0, "{facts:#}");
+    }
+    for way in [2, 3] {
+        assert_eq!(passage(way, "transactions"), 300.0);
+        assert_eq!(passage(way, "rows"), rows);
+    }
+    let (groups, statements) = (passage(3, "groups"), passage(3, "statements"));
+    assert!((1.0..300.0).contains(&groups), "{facts:#}");
+    // Merged: fewer statements than rows.
+    assert!(statements >= groups && statements < rows, "{facts:#}");
+    assert!(passage(3, "statement_bytes") > rows, "{facts:#}");
+    assert!(number(&ways[4], "/target_cpu_seconds/median") > 0.0);
+    assert_page(&page, 2);
+}
+
+#[test]
+fn stages_are_measured_with_mariadb() {
+    passes_stages("mariadb");
+}
+
+#[test]
+fn stages_are_measured_with_mysql() {
+    passes_stages("mysql");
+}
+
 #[test]
 fn other_loads_are_drained() {
     for workload in ["unique-keys", "mixed-sizes", "insert", "update-index"] {

@@ -304,6 +304,7 @@ impl Client {
             0
         };
         conn.query_drop("START TRANSACTION").await?;
+        conn.query_drop("SAVEPOINT begun").await?;
         if hit > 0 {
             conn.query_drop(format!("UPDATE d.total SET n = n + 1 WHERE id = {hit}"))
                 .await?;
@@ -326,6 +327,9 @@ impl Client {
                 }
             }
         }
+        // MySQL has been seen to roll a transaction back without a word to its client, and to let what
+        // comes behind it stand alone. Whoever has no savepoint any more (1305) begins anew.
+        conn.query_drop("RELEASE SAVEPOINT begun").await?;
         conn.query_drop(format!(
             "INSERT INTO d.entry VALUES ({node}, {client}, {seq}, {hit})"
         ))

@@ -17,6 +17,7 @@ on_both!(
     log_lost_what_the_peer_has,
     log_lost_what_the_tables_have,
     tables_lost_what_the_log_has,
+    crash_stays_in_status,
     restored_backup,
     another_server,
     own_log_purged,
@@ -216,6 +217,30 @@ async fn log_end(pair: &Pair) -> (String, u64) {
     };
     let rows: Vec<mysql_async::Row> = pair.query(0, status).await;
     (rows[0].get(0).unwrap(), rows[0].get(1).unwrap())
+}
+
+/// A crash with relaxed settings that nothing else shows is said in status until the engine is started
+/// anew.
+async fn crash_stays_in_status(kind: ServerKind) {
+    let mut pair = pair(kind).await;
+    insert(&pair, 0, 0..5).await;
+    pair.wait().await;
+    assert_eq!(pair.link_to(1).source_crash, None);
+    pair.servers[0].kill9().await;
+    pair.servers[0].start_again().await.unwrap();
+    insert(&pair, 0, 5..10).await;
+    pair.wait().await;
+    let said = pair.link_to(1).source_crash.unwrap();
+    says(
+        &said,
+        &["its server crashed", "sync_binlog = 0", "twinlog verify"],
+    );
+    assert_eq!(pair.link_to(0).source_crash, None);
+    pair.stop_engine(1).await;
+    pair.start_engine(1).await;
+    insert(&pair, 0, 10..15).await;
+    pair.wait().await;
+    assert_eq!(pair.link_to(1).source_crash, None);
 }
 
 /// The tables alone lost transactions, which the log and so b have. The marker row, which they had too,

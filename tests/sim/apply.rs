@@ -312,10 +312,9 @@ impl World {
                 for (key, _) in &entries {
                     let of_row = entries.iter().filter(|(other, _)| other == key);
                     let unkept = histories.unkept_with(*key, of_row.map(|(_, entry)| entry));
-                    if let Some(unkept) = unkept {
-                        self.servers[node].keep(*key, &unkept);
-                        let orders = unkept.entries.iter().map(|entry| entry.order);
-                        kept.push((*key, orders.collect::<Vec<_>>()));
+                    if let Some(mut unkept) = unkept {
+                        self.servers[node].keep(*key, &mut unkept);
+                        kept.push((*key, unkept));
                     }
                 }
                 // With three nodes the commit has put them in.
@@ -324,9 +323,10 @@ impl World {
                         histories.applied(key, entry);
                     }
                 }
-                for (key, orders) in kept {
-                    histories.keep(key, orders.into_iter());
+                for (key, unkept) in kept {
+                    histories.keep(key, &unkept);
                 }
+                histories.trust().expect("the disk works");
                 Ok(())
             }
             Err(interrupt) => {

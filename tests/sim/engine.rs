@@ -3,11 +3,12 @@
 //! which `link`, `tailer` and `origin` call them.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use twinlog_engine::clock::Clock;
 use twinlog_engine::conflict::claim::ClaimKind;
-use twinlog_engine::conflict::history::{self, Before, Entry, Kept, Order, writes_of};
+use twinlog_engine::conflict::history::{self, Before, Entry, Histories, Kept, Order, writes_of};
 use twinlog_engine::conflict::key::{KeyHash, TableHash};
 use twinlog_engine::conflict::rules::ColumnRule;
 use twinlog_engine::conflict::window::Window;
@@ -104,6 +105,8 @@ pub(crate) struct Merging {
     pub(crate) places: Places,
     /// The node that keeps the histories.
     pub(crate) node: usize,
+    /// How many bytes of memory they may take, and where the others go; all in memory without it.
+    pub(crate) room: Option<(usize, PathBuf)>,
 }
 
 /// A write for its row's history, and what it built on.
@@ -235,7 +238,13 @@ impl Engine {
             windows: (0..nodes)
                 .map(|of| {
                     let first = had_by_all(of).map(|known| known.position);
-                    Window::new(first.unwrap_or_default())
+                    let window = Window::new(first.unwrap_or_default());
+                    match &merging.room {
+                        Some((bytes, folder)) if of == node => {
+                            window.with_histories(Histories::bounded(*bytes, folder))
+                        }
+                        _ => window,
+                    }
                 })
                 .collect(),
             tailer,

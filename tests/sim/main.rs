@@ -60,6 +60,7 @@ fn run_seeds(first: u64, count: u64) {
     assert!(total.conflicts > count, "too few conflicts: {total:?}");
     assert!(total.races > count / 10, "too few races: {total:?}");
     assert!(total.crashes > count / 100, "too few crashes: {total:?}");
+    assert!(total.spilled > count / 10, "too little on disk: {total:?}");
     assert!(
         total.kinds[..KINDS].iter().all(|kind| *kind > 0),
         "a kind of conflict never came up: {total:?}"

@@ -369,17 +369,26 @@ impl Server {
     }
 
     /// Keeps what is new of a history, as the engine does in its schema.
-    pub(crate) fn keep(&mut self, key: KeyHash, unkept: &Unkept) {
+    pub(crate) fn keep(&mut self, key: KeyHash, unkept: &mut Unkept) {
         let kept = self.histories.entry(key).or_insert_with(|| Kept {
             base: unkept.base.clone(),
             entries: Vec::new(),
+            last_local: LogPos::default(),
         });
         kept.base = unkept.base.clone();
         let first = unkept.first.effective;
         kept.entries.retain(|entry| entry.order.effective >= first);
-        for entry in &unkept.entries {
+        let mut entries = unkept.entries.clone();
+        loop {
+            let spilled = unkept.take_spilled(200).expect("the disk works");
+            if spilled.is_empty() {
+                break;
+            }
+            entries.extend(spilled);
+        }
+        for entry in entries {
             kept.entries.retain(|known| known.order != entry.order);
-            kept.entries.push(entry.clone());
+            kept.entries.push(entry);
         }
     }
 

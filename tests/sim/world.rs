@@ -3,6 +3,7 @@
 //! in `apply`, the end's checks in `check`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use twinlog_engine::conflict::key::KeyHash;
@@ -87,6 +88,8 @@ pub(crate) struct Tally {
     pub(crate) conflicts: u64,
     pub(crate) races: u64,
     pub(crate) crashes: u64,
+    /// Turns of a link whose engine has histories on disk.
+    pub(crate) spilled: u64,
     /// Conflicts by kind.
     pub(crate) kinds: [u64; KINDS],
 }
@@ -97,6 +100,7 @@ impl Tally {
         self.conflicts += other.conflicts;
         self.races += other.races;
         self.crashes += other.crashes;
+        self.spilled += other.spilled;
         for (kind, more) in self.kinds.iter_mut().zip(other.kinds) {
             *kind += more;
         }
@@ -124,6 +128,8 @@ pub(crate) struct World {
     pub(crate) places: Places,
     /// How columns are merged; empty where rows go as a whole.
     pub(crate) rules: Vec<ColumnRule>,
+    /// How much memory an engine has for the histories of merged rows, in bytes; enough without it.
+    history_bytes: Option<usize>,
     pub(crate) tables: Rc<Tables>,
     /// Whether the second table is in use.
     pub(crate) children: bool,
@@ -160,6 +166,16 @@ pub(crate) type Meeting = (KeyHash, (usize, LogPos), (usize, LogPos));
 struct Stored {
     record: LinkRecord,
     seen: Vec<Known>,
+}
+
+thread_local! {
+    /// Scratch files of this thread's worlds.
+    static FOLDER: tempfile::TempDir =
+        tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder can be made");
+}
+
+fn folder(node: usize) -> PathBuf {
+    FOLDER.with(|folder| folder.path().join(node.to_string()))
 }
 
 fn first_mark(nodes: usize, origin: usize) -> Mark {
@@ -245,6 +261,9 @@ impl World {
             let child = row(CHILDREN + 1, [Some(1), None], 0);
             initial.insert(key_of(&child), child);
         }
+        // From so little that nearly all is on disk.
+        let little = [1, 1200, 3000][(seed / 5 % 3) as usize];
+        let history_bytes = (!rules.is_empty() && seed % 5 < 2).then_some(little);
         let turned = random.below(nodes);
         let places = Places {
             of: (0..nodes)
@@ -261,6 +280,7 @@ impl World {
             nodes,
             places,
             rules,
+            history_bytes,
             tables: Rc::new(Tables::new(hashed)),
             children,
             truncates,
@@ -448,6 +468,7 @@ impl World {
             rules: self.rules.clone(),
             places: self.places.clone(),
             node,
+            room: self.history_bytes.map(|bytes| (bytes, folder(node))),
         };
         let histories = &self.servers[node].histories;
         let (engine, computed) =
@@ -535,6 +556,8 @@ impl World {
             return Ok(());
         }
         self.apply([node, origin], &mut engine, &reads)?;
+        let spilled = engine.windows[node].histories().has_spilled();
+        self.tally.spilled += u64::from(spilled);
         self.perhaps_crash()?;
         if self.mutation == Some(Mutation::EarlyAcknowledgement) {
             engine.windows[node].acknowledge(self.servers[node].end);

@@ -29,6 +29,8 @@ struct Scale {
     tables: u64,
     /// Rows of 16 MiB.
     large: u64,
+    /// Merged rows, each written three times.
+    merged: u64,
 }
 
 const FULL: Scale = Scale {
@@ -37,6 +39,7 @@ const FULL: Scale = Scale {
     tiny: 1_000_000,
     tables: 10_000,
     large: 20,
+    merged: 1_000_000,
 };
 
 const SMALL: Scale = Scale {
@@ -45,6 +48,7 @@ const SMALL: Scale = Scale {
     tiny: 5_000,
     tables: 200,
     large: 2,
+    merged: 20_000,
 };
 
 /// A cluster of two servers whose engines are not running yet.
@@ -66,6 +70,13 @@ impl Drop for Running {
 }
 
 impl Running {
+    /// Whether it has a file open with this in its path.
+    fn has_open(&self, part: &str) -> bool {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", self.0.id())).unwrap();
+        let mut paths = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+        paths.any(|path| path.to_string_lossy().contains(part))
+    }
+
     /// Most memory that it ever had, in MiB.
     fn peak(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
@@ -92,6 +103,11 @@ fn free_port() -> u16 {
 
 impl Cluster {
     async fn start(kind: ServerKind, scale: Scale) -> Self {
+        Self::start_with(kind, scale, "").await
+    }
+
+    /// With these lines behind `[replication]`.
+    async fn start_with(kind: ServerKind, scale: Scale, rules: &str) -> Self {
         let base = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let start = |offset| {
             let mut options = ServerOptions::node("size", offset, 2);
@@ -109,7 +125,7 @@ impl Cluster {
         let servers = [a.unwrap(), b.unwrap()];
         let folder = tempfile::tempdir_in(base).unwrap();
         let mut config = format!(
-            "[engine]\ndata_dir = \"state\"\nmemory = \"{}MiB\"\n[replication]\ndatabases = [\"d\"]\n",
+            "[engine]\ndata_dir = \"state\"\nmemory = \"{}MiB\"\n[replication]\ndatabases = [\"d\"]\n{rules}\n",
             scale.memory_mib
         );
         for (name, server) in ["a", "b"].iter().zip(&servers) {
@@ -167,12 +183,13 @@ impl Cluster {
     }
 
     fn engines(&self) -> [Running; 2] {
-        ["a", "b"].map(|node| {
-            let log =
-                std::fs::File::create(self.folder.path().join(format!("{node}.log"))).unwrap();
-            let mut command = self.command(&["run", "--skip-check", "--node", node]);
-            Running(command.stderr(log).stdout(Stdio::null()).spawn().unwrap())
-        })
+        ["a", "b"].map(|node| self.engine(node))
+    }
+
+    fn engine(&self, node: &str) -> Running {
+        let log = std::fs::File::create(self.folder.path().join(format!("{node}.log"))).unwrap();
+        let mut command = self.command(&["run", "--skip-check", "--node", node]);
+        Running(command.stderr(log).stdout(Stdio::null()).spawn().unwrap())
     }
 
     /// Runs the engines until everything is applied and compared, and says what they took.
@@ -348,6 +365,63 @@ async fn large(kind: ServerKind, mut scale: Scale) -> String {
     cluster.measure(&what, write, false).await
 }
 
+/// The engine of b is away while clients of both nodes write merged rows: the engine of a has to
+/// remember each write of its own clients, and puts those of the others in their place.
+async fn merged(kind: ServerKind, scale: Scale) -> String {
+    const RULES: &str = "[[conflict]]\ntables = \"d.t\"\ncolumns = { n = \"delta\" }";
+    let cluster = Cluster::start_with(kind, scale, RULES).await;
+    let rows = scale.merged;
+    let table = "CREATE TABLE d.t (id INT PRIMARY KEY, n INT NOT NULL, pad VARCHAR(100) NOT NULL)";
+    cluster.both(&format!("{DIGITS} {table}")).await;
+    let filled = numbers(rows);
+    cluster
+        .both(&format!(
+            "INSERT INTO d.t SELECT n, 0, REPEAT('x', 100) FROM ({filled}) AS t"
+        ))
+        .await;
+    cluster.done(&["init", "--skip-check"]);
+    let begun = Instant::now();
+    let a = cluster.engine("a");
+    for _ in 0..3 {
+        cluster.run("UPDATE d.t SET n = n + 1").await;
+    }
+    cluster.servers[1]
+        .query_drop("UPDATE d.t SET n = n + 10 WHERE id % 100 = 0")
+        .await
+        .unwrap();
+    // Read here, and settled with the histories.
+    let settled = "SELECT COUNT(*) FROM d.t WHERE n = 13";
+    let deadline = Instant::now() + std::time::Duration::from_secs(600);
+    while cluster.servers[0].query::<u64>(settled).await.unwrap() != [rows / 100] {
+        assert!(
+            Instant::now() < deadline,
+            "the engine of a does not come by"
+        );
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let written = begun.elapsed();
+    assert!(a.has_open("histories"), "nothing went to disk");
+    let drained = Instant::now();
+    let b = cluster.engine("b");
+    cluster.done(&["wait", "--timeout", "1h"]);
+    let drained = drained.elapsed();
+    let [a, b] = [a.peak(), b.peak()];
+    cluster.done(&["verify", "--wait", "10m"]);
+    let line = format!(
+        "| {} | 3 writes of each of {rows} merged rows, the other engine away | {:.0} | {:.0} | {a} | {b} | {} |",
+        cluster.kind,
+        written.as_secs_f64(),
+        drained.as_secs_f64(),
+        cluster.memory_mib
+    );
+    println!("{line}");
+    assert!(
+        a.max(b) <= cluster.memory_mib,
+        "more memory than was allowed: {line}"
+    );
+    line
+}
+
 /// All cases at the size that the environment asks for.
 async fn all(kind: ServerKind) {
     let full = std::env::var("TWINLOG_SIZE").is_ok_and(|size| size == "full");
@@ -366,6 +440,9 @@ async fn all(kind: ServerKind) {
     }
     if wanted("large") {
         lines.push(large(kind, scale).await);
+    }
+    if wanted("merged") {
+        lines.push(merged(kind, scale).await);
     }
     println!(
         "\n| server | case | written in s | drained in s | peak MiB, engine of a | of b | limit |\n\

@@ -17,6 +17,7 @@ pub mod own;
 pub mod page;
 pub mod progress;
 pub mod spread;
+pub mod stages;
 pub mod write;
 
 use std::sync::Arc;

@@ -168,6 +168,11 @@ fn print(config: &Config, answers: &[Answer], output: &Output) -> anyhow::Result
                     kinds.join(", ")
                 ));
             }
+            if let Some(crash) = &link.source_crash {
+                let until = "said until this engine is restarted";
+                let text = format!("link {name}: {crash} ({until})");
+                notes.push(output.paint(Tone::Odd, &text));
+            }
             if let (Some(prepared @ 1..), Some(seconds)) =
                 (link.xa_prepared, link.xa_oldest_seconds)
             {

@@ -172,8 +172,7 @@ impl Applier {
             self.window.histories().applied(key, entry);
         }
         for (key, unkept) in kept {
-            let orders = unkept.entries.iter().map(|entry| entry.order);
-            self.window.histories().keep(key, orders);
+            self.window.histories().keep(key, &unkept);
         }
     }
 
@@ -411,9 +410,20 @@ impl Applier {
         if kept.is_empty() {
             return Ok(kept);
         }
+        let context = "keeping the histories of merged rows";
         for sql in kept::statements(schema, &kept, self.window.acknowledged())? {
-            let context = "keeping the histories of merged rows";
             self.connection.execute(sql, context).await?;
+        }
+        for (key, unkept) in &mut kept {
+            loop {
+                let entries = unkept.take_spilled(kept::MORE_BYTES)?;
+                if entries.is_empty() {
+                    break;
+                }
+                for sql in kept::more(schema, *key, &entries)? {
+                    self.connection.execute(sql, context).await?;
+                }
+            }
         }
         Ok(kept)
     }

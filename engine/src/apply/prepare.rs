@@ -76,7 +76,7 @@ pub(super) struct Written {
 }
 
 impl Preparer {
-    pub(super) fn new(
+    pub(crate) fn new(
         config: Arc<Config>,
         origin: Identity,
         target: Identity,
@@ -308,6 +308,15 @@ pub(super) fn meeting(prepared: &[PreparedTransaction], window: &Window) -> Opti
 }
 
 impl Prepared {
+    /// How many statements were written ahead, and their bytes.
+    #[must_use]
+    pub fn written(&self) -> (usize, usize) {
+        let statements = self.merged.iter().flat_map(|merged| &merged.statements);
+        statements.fold((0, 0), |(number, bytes), statement| {
+            (number + 1, bytes + statement.sql.len())
+        })
+    }
+
     /// With nothing known of `number` transactions in front.
     pub(super) fn behind(mut self, number: usize) -> Self {
         let nothing = std::iter::repeat_with(PreparedTransaction::nothing).take(number);

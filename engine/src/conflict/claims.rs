@@ -92,7 +92,7 @@ impl Claims {
 }
 
 /// A position as bytes that sort alike.
-fn place(position: LogPos) -> [u8; 16] {
+pub(super) fn place(position: LogPos) -> [u8; 16] {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&u64::from(position.file).to_be_bytes());
     bytes[8..].copy_from_slice(&position.offset.to_be_bytes());

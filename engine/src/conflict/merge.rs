@@ -30,7 +30,7 @@ pub enum Write {
 
 /// A value that cannot be brought together with another: a sum that is no number of the column's
 /// kind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unmergeable {
     /// Index of the column.
     pub column: usize,

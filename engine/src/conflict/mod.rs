@@ -4,8 +4,10 @@
 //! a change takes, [`window`] remembers what this node's clients wrote that the peer has not seen,
 //! [`detect`] compares the two, and [`resolve`] settles by a [`policy`] what was met.
 
+mod chain;
 pub mod claim;
 mod claims;
+mod cold;
 pub mod collation;
 pub mod detect;
 pub mod family;

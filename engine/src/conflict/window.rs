@@ -86,14 +86,23 @@ impl Window {
         Self::with(start, Claims::unlimited())
     }
 
-    /// Likewise, with about `bytes` of memory for its claims; the others go to `folder`.
+    /// Likewise, with about `bytes` of memory for its claims; the others go to `folder`. Histories take
+    /// as much again, and go to a folder beside it.
     ///
     /// # Errors
     /// [`Error::Store`].
     pub fn bounded(start: LogPos, bytes: usize, folder: &Path) -> Result<Self> {
         let overflow = Overflow::open(folder)?;
         let claims = Claims::limited(bytes / CLAIM_BYTES, Some(overflow));
-        Ok(Self::with(start, claims))
+        let histories = Histories::bounded(bytes, &folder.with_file_name("histories"));
+        Ok(Self::with(start, claims).with_histories(histories))
+    }
+
+    /// With these histories, which are empty still.
+    #[must_use]
+    pub fn with_histories(self, histories: Histories) -> Self {
+        histories.acknowledge(self.acknowledged());
+        Self { histories, ..self }
     }
 
     fn with(start: LogPos, claims: Claims) -> Self {
@@ -370,6 +379,7 @@ impl Window {
     /// # Errors
     /// [`Error::Store`] when claims on disk could not be read.
     pub fn trust(&self) -> Result<()> {
+        self.histories.trust()?;
         self.lock().trouble.take().map_or(Ok(()), Err)
     }
 

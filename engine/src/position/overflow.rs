@@ -159,7 +159,8 @@ impl Overflow {
         if self.last <= upto {
             self.fresh.clear();
             self.runs.clear();
-            self.filter.fill(0);
+            // Pages of zeros that nobody has touched cost nothing.
+            self.filter = vec![0; (FILTER_BITS / 64) as usize];
             return;
         }
         self.runs.retain(|run| run.last > upto);

@@ -12,11 +12,28 @@ use crate::error::{Error, Result};
 
 type Tables = HashMap<(Box<str>, Box<str>), Arc<TableSchema>>;
 
+/// What it takes to read a table.
+#[derive(Debug, Default)]
+struct Reader {
+    connection: Option<NodeConnection>,
+    /// The foreign keys of all tables by their parent, and the generation that they are of. The
+    /// servers go through all tables to find the children of one, so that it is done once for all.
+    children: Option<(u64, Children)>,
+}
+
+/// Foreign keys by their parent.
+#[derive(Debug)]
+struct Children {
+    /// Whether names are compared as the server does that takes `T` and `t` for one table.
+    folded: bool,
+    by_parent: HashMap<(String, String), Vec<ForeignKey>>,
+}
+
 /// Table schemas of one node, with a connection of their own to read them.
 #[derive(Debug)]
 pub struct SchemaCatalog {
     node: NodeConfig,
-    connection: tokio::sync::Mutex<Option<NodeConnection>>,
+    reader: tokio::sync::Mutex<Reader>,
     tables: Mutex<(u64, Tables)>,
     collator: Collator,
 }
@@ -28,7 +45,7 @@ impl SchemaCatalog {
         Self {
             collator: Collator::new(node.clone()),
             node,
-            connection: tokio::sync::Mutex::new(None),
+            reader: tokio::sync::Mutex::default(),
             tables: Mutex::default(),
         }
     }
@@ -52,15 +69,25 @@ impl SchemaCatalog {
             }
             tables.0
         };
-        let mut slot = self.connection.lock().await;
-        let mut connection = match slot.take() {
+        let mut reader = self.reader.lock().await;
+        let mut connection = match reader.connection.take() {
             Some(connection) => connection,
             None => NodeConnection::open(&self.node).await?,
         };
         // A connection that failed is not put back: the next call opens another.
         let schema = read_table(&mut connection, database, table).await?;
-        *slot = Some(connection);
-        drop(slot);
+        let children = match reader.children.take() {
+            // Of this table's own generation: not older than what else is known by now.
+            Some((of, children)) if of == generation => children,
+            _ => Children::read(&mut connection).await?,
+        };
+        let schema = schema.map(|schema| TableSchema {
+            children: children.of(database, table),
+            ..schema
+        });
+        reader.children = Some((generation, children));
+        reader.connection = Some(connection);
+        drop(reader);
         let Some(schema) = schema.map(Arc::new) else {
             return Ok(None);
         };
@@ -86,6 +113,39 @@ impl SchemaCatalog {
     }
 }
 
+impl Children {
+    async fn read(connection: &mut NodeConnection) -> Result<Self> {
+        let context = "reading the foreign keys of all tables";
+        let names: Option<u64> = connection
+            .first("SELECT @@lower_case_table_names", context)
+            .await?;
+        let mut children = Self {
+            folded: names.unwrap_or(0) > 0,
+            by_parent: HashMap::new(),
+        };
+        let all = foreign_keys(connection, "REFERENCED_TABLE_NAME IS NOT NULL", context).await?;
+        for key in all {
+            let parent = children.name(&key.parent.0, &key.parent.1);
+            children.by_parent.entry(parent).or_default().push(key);
+        }
+        Ok(children)
+    }
+
+    fn of(&self, database: &str, table: &str) -> Vec<ForeignKey> {
+        let keys = self.by_parent.get(&self.name(database, table));
+        keys.cloned().unwrap_or_default()
+    }
+
+    fn name(&self, database: &str, table: &str) -> (String, String) {
+        if self.folded {
+            (database.to_lowercase(), table.to_lowercase())
+        } else {
+            (database.to_owned(), table.to_owned())
+        }
+    }
+}
+
+/// But for its children.
 async fn read_table(
     connection: &mut NodeConnection,
     database: &str,
@@ -148,16 +208,6 @@ async fn read_table(
     schema.parents = foreign_keys(
         connection,
         &format!("{of_table} AND REFERENCED_TABLE_NAME IS NOT NULL"),
-        &context,
-    )
-    .await?;
-    schema.children = foreign_keys(
-        connection,
-        &format!(
-            "REFERENCED_TABLE_SCHEMA = {} AND REFERENCED_TABLE_NAME = {}",
-            quote_string(database),
-            quote_string(table)
-        ),
         &context,
     )
     .await?;

@@ -28,21 +28,38 @@ pub(super) struct Writer {
 
 /// A file of whole frames, which may be read by several at once.
 #[derive(Debug, Clone)]
-pub(super) struct Frames {
+pub(crate) struct Frames {
     file: Arc<File>,
     folder: Arc<Path>,
+    start: u64,
     end: u64,
 }
 
 /// Reads them from the front.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(crate) struct Reader {
     frames: Frames,
     /// Bytes of the file from `at` on.
     buffer: Vec<u8>,
     /// How much of them was used.
     used: usize,
     at: u64,
+}
+
+/// `buffer` with a frame more.
+pub(crate) fn framed(
+    content: &impl Serialize,
+    mut buffer: Vec<u8>,
+) -> std::result::Result<Vec<u8>, String> {
+    let head = buffer.len();
+    buffer.extend_from_slice(&[0; HEAD]);
+    buffer = postcard::to_extend(content, buffer).map_err(|error| error.to_string())?;
+    let body = &buffer[head + HEAD..];
+    let length = u32::try_from(body.len()).map_err(|_| "a row is larger than 4 GiB".to_owned())?;
+    let checksum = crc32fast::hash(body);
+    buffer[head..head + 4].copy_from_slice(&length.to_le_bytes());
+    buffer[head + 4..head + HEAD].copy_from_slice(&checksum.to_le_bytes());
+    Ok(buffer)
 }
 
 impl Writer {
@@ -58,17 +75,8 @@ impl Writer {
 
     /// Appends a frame.
     pub(super) fn push(&mut self, content: &impl Serialize) -> Result<()> {
-        let head = self.buffer.len();
-        let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.extend_from_slice(&[0; HEAD]);
-        buffer = postcard::to_extend(content, buffer).map_err(|e| trouble(&self.folder, &e))?;
-        let body = &buffer[head + HEAD..];
-        let length = u32::try_from(body.len())
-            .map_err(|_| trouble(&self.folder, &"a row is larger than 4 GiB"))?;
-        let checksum = crc32fast::hash(body);
-        buffer[head..head + 4].copy_from_slice(&length.to_le_bytes());
-        buffer[head + 4..head + HEAD].copy_from_slice(&checksum.to_le_bytes());
-        self.buffer = buffer;
+        let buffer = std::mem::take(&mut self.buffer);
+        self.buffer = framed(content, buffer).map_err(|error| trouble(&self.folder, &error))?;
         if self.buffer.len() >= CHUNK {
             self.write()?;
         }
@@ -92,19 +100,30 @@ impl Writer {
         Ok(Frames {
             file: Arc::new(self.file),
             folder: self.folder.into(),
+            start: 0,
             end: self.written,
         })
     }
 }
 
 impl Frames {
+    /// Those that stand in this part of a file.
+    pub(crate) fn part(file: Arc<File>, folder: &Path, part: std::ops::Range<u64>) -> Self {
+        Self {
+            file,
+            folder: folder.into(),
+            start: part.start,
+            end: part.end,
+        }
+    }
+
     /// From the first frame on.
-    pub(super) fn read(&self) -> Reader {
+    pub(crate) fn read(&self) -> Reader {
         Reader {
             frames: self.clone(),
             buffer: Vec::new(),
             used: 0,
-            at: 0,
+            at: self.start,
         }
     }
 
@@ -115,8 +134,13 @@ impl Frames {
 }
 
 impl Reader {
+    /// Where the next frame begins in the file.
+    pub(crate) fn place(&self) -> u64 {
+        self.at + self.used as u64
+    }
+
     /// The next frame; `None` behind the last one.
-    pub(super) fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
+    pub(crate) fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
         if self.at + self.used as u64 == self.frames.end {
             return Ok(None);
         }

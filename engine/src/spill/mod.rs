@@ -6,7 +6,7 @@
 //! mean, nor what becomes of them.
 
 mod changes;
-mod frames;
+pub(crate) mod frames;
 mod keys;
 
 pub use changes::{Gathered, Part, Parts, Spilled};

@@ -97,6 +97,11 @@ pub(super) fn render(status: &EngineStatus) -> Result<String, std::fmt::Error> {
         "Transactions received and not yet applied",
         links(&|link| link.lag_transactions as f64),
     );
+    add(
+        "source_crashed",
+        "Whether the origin's server crashed since the engine's start and may have lost what its log has",
+        links(&|link| f64::from(u8::from(link.source_crash.is_some()))),
+    );
     let asked = |value: fn(&super::LinkStatus) -> Option<u64>| -> Vec<(Labels, f64)> {
         let all = status.links.iter();
         let known = all.filter_map(|link| {

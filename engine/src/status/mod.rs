@@ -136,6 +136,10 @@ pub struct LinkStatus {
     pub returned: u64,
     /// Transactions left out by rule (databases or statements that are not replicated).
     pub left_out: u64,
+    /// That the origin's server crashed since the engine started and, not syncing each commit, may have
+    /// lost what its log and this node have; where, and what to do.
+    #[serde(default)]
+    pub source_crash: Option<String>,
     /// XA transactions that are prepared at the origin and not decided: they hold their locks there.
     /// `None` where the account may not ask for them.
     #[serde(default)]

@@ -62,6 +62,8 @@ struct Rest {
     conflicts: BTreeMap<(&'static str, JournalWinner), u64>,
     rate: VecDeque<(Instant, u64)>,
     undecided: Option<Undecided>,
+    /// Where the origin's server crashed without having synced its commits, and what to do.
+    crashed: Option<String>,
 }
 
 /// An error, and when.
@@ -132,6 +134,7 @@ impl LinkProgress {
                 conflicts: BTreeMap::new(),
                 rate: VecDeque::new(),
                 undecided: None,
+                crashed: None,
             }),
         }
     }
@@ -274,6 +277,12 @@ impl LinkProgress {
         self.lock().undecided = undecided;
     }
 
+    /// The origin's server crashed and may have lost what its log has. It stays said until the engine is
+    /// started anew.
+    pub fn crashed(&self, message: String) {
+        self.lock().crashed = Some(message);
+    }
+
     /// Looks whether an inserted AUTO_INCREMENT value is of its origin's residue class; warns once
     /// for each table. Two masters that both hand out a value collide sooner or later.
     pub fn auto_increment(&self, mapping: &Mapping, change: &RowChange) {
@@ -390,6 +399,7 @@ impl LinkProgress {
             loops_prevented: load(&self.loops_prevented),
             returned: load(&self.returned),
             left_out: load(&self.left_out),
+            source_crash: rest.crashed.clone(),
             xa_prepared: rest.undecided.map(|undecided| undecided.number),
             xa_oldest_seconds: rest.undecided.map(|undecided| undecided.oldest.as_secs()),
             auto_increment_strays: load(&self.strays),

@@ -6,11 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
-use twinlog_engine::config::Config;
 use twinlog_engine::status::EngineStatus;
 
 use super::curve::Curve;
-use super::{DrainOptions, PATIENCE, Run};
+use super::{DrainOptions, PATIENCE, Ready, Run};
 use crate::bench::engine::EngineProcess;
 use crate::bench::machine::{Watch, cpu_seconds, peak_memory_bytes};
 use crate::bench::native::{self, Counted};
@@ -39,10 +38,11 @@ pub(super) struct Task<'a> {
 /// The engine's or the server's; nothing is applied for too long.
 pub(super) async fn by_engine(
     task: Task<'_>,
-    (config, file): (&Config, &Path),
+    ready: &Ready,
     folder: &Path,
     watcher: &mut Conn,
 ) -> anyhow::Result<Run> {
+    let (config, file) = (&ready.config, &ready.file);
     let (origin, target) = (&config.nodes[0].name, &config.nodes[1].name);
     let sql = format!(
         "SELECT transactions FROM `{}`.marker WHERE origin = '{origin}'",
@@ -123,11 +123,11 @@ pub(super) async fn by_server(
 /// # Errors
 /// An engine's; they did not come to agree in time.
 pub(super) async fn send_back(
-    config: &Config,
-    file: &Path,
+    ready: &Ready,
     folder: &Path,
     options: &DrainOptions,
 ) -> anyhow::Result<()> {
+    let (config, file) = (&ready.config, &ready.file);
     let mut engines = Vec::new();
     for node in &config.nodes {
         engines.push(EngineProcess::start(config, file, &node.name, folder)?);

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use tempfile::TempDir;
 use twinlog_engine::init;
 
 use super::applying::{self, Task};
-use super::{Backlog, Contender, DrainOptions, Run, both_write, verify_rows, write_contested};
+use super::{Backlog, Contender, DrainOptions, Ready, Run, both_write, write_contested};
 use crate::bench::arena::{self, ArenaOptions};
 use crate::bench::load::{self, LoadOptions, Until, Written};
 use crate::bench::master::{self, Master};
@@ -18,7 +18,7 @@ use crate::bench::{Setting, marker_bytes};
 use crate::sandbox::Server;
 
 /// Two servers with a backlog between them, at least one of them stopped.
-pub(super) struct Copies {
+pub(in crate::bench) struct Copies {
     arena: ArenaOptions,
     /// The origin, running, unless each run needs one of its own.
     origin: Option<Server>,
@@ -104,37 +104,43 @@ impl Copies {
         self.backlog
     }
 
-    /// One contender, once, on servers of its own.
-    pub(super) async fn drain(
-        &self,
-        options: &DrainOptions,
-        contender: Contender,
-        progress: &Progress,
-    ) -> anyhow::Result<Run> {
+    /// Starts a copy of the target, and of the origin where each run needs one of its own.
+    pub(super) async fn ready(&self) -> anyhow::Result<Ready> {
         let folder = self.folder.path();
         let copy = |node: usize, stopped: &Server| {
             let data = stopped.datadir().to_owned();
             let (kind, server) = (self.arena.kind, self.arena.server(node));
             async move { Server::start_on_copy(kind, folder, server, &data).await }
         };
-        let target = copy(1, &self.stopped[0]).await?;
-        let own;
-        let origin = match &self.origin {
-            Some(origin) => origin,
-            None => {
-                own = copy(0, &self.stopped[1]).await?;
-                &own
-            }
-        };
-        let masters = [Master::throwaway(origin), Master::throwaway(&target)];
-        arena::warm_up(&masters[1], &options.load.database).await?;
-        // What copying the files left to be written is not to be written during the run.
-        tokio::task::spawn_blocking(nix::unistd::sync).await?;
+        let mut servers = vec![copy(1, &self.stopped[0]).await?];
+        if self.origin.is_none() {
+            servers.push(copy(0, &self.stopped[1]).await?);
+        }
+        let origin = self.origin.as_ref().unwrap_or(&servers[servers.len() - 1]);
+        let (config, file) = self.arena.config([origin, &servers[0]], folder)?;
+        Ok(Ready {
+            masters: [Master::throwaway(origin), Master::throwaway(&servers[0])],
+            config,
+            file,
+            servers,
+        })
+    }
 
+    /// One contender applies the backlog.
+    pub(super) async fn apply(
+        &self,
+        options: &DrainOptions,
+        ready: &Ready,
+        contender: Contender,
+        progress: &Progress,
+    ) -> anyhow::Result<Run> {
+        let folder = self.folder.path();
+        let target = &ready.servers[0];
+        let origin = self.origin.as_ref().or(ready.servers.get(1));
+        let origin = origin.context("there is no origin")?;
         let mut watcher = target.connect().await?;
         let log_before = native::log_bytes(&mut watcher).await?;
-        let (config, file) = self.arena.config([origin, &target], folder)?;
-        let pids = master::pids(&masters);
+        let pids = master::pids(&ready.masters);
         let task = Task {
             transactions: options.transactions,
             pids: &pids,
@@ -142,32 +148,28 @@ impl Copies {
         };
         let mut run = match contender {
             Contender::Twinlog => {
-                let before = marker_bytes::in_folder(target.datadir(), &config.engine.schema)?;
-                let mut run =
-                    applying::by_engine(task, (&config, &file), folder, &mut watcher).await?;
-                let after = marker_bytes::in_folder(target.datadir(), &config.engine.schema)?;
+                let schema = &ready.config.engine.schema;
+                let before = marker_bytes::in_folder(target.datadir(), schema)?;
+                let mut run = applying::by_engine(task, ready, folder, &mut watcher).await?;
+                let after = marker_bytes::in_folder(target.datadir(), schema)?;
                 run.marker_log_bytes = Some(after - before);
                 run
             }
             Contender::Native(workers) => {
-                native::set_up(&target, origin, &self.begin, workers).await?;
+                native::set_up(target, origin, &self.begin, workers).await?;
                 applying::by_server(task, target.kind(), &self.counted, &mut watcher).await?
             }
         };
         run.target_log_bytes = native::log_bytes(&mut watcher).await? - log_before;
         watcher.disconnect().await?;
         match contender {
-            Contender::Native(_) => native::remove(&target).await?,
+            Contender::Native(_) => native::remove(target).await?,
             // The other engine has not run: the rows that the target wrote are still to go back.
             Contender::Twinlog if both_write(options) => {
-                applying::send_back(&config, &file, folder, options).await?;
+                applying::send_back(ready, folder, options).await?;
             }
             Contender::Twinlog => {}
         }
-        let comparison = arena::compare_rows(&masters, &options.load.database).await?;
-        run.equal = comparison.equal;
-        run.differing = arena::differing(&comparison);
-        verify_rows(options, contender, &run)?;
         Ok(run)
     }
 }

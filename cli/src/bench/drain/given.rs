@@ -11,14 +11,14 @@ use twinlog_engine::init;
 
 use super::applying::{self, Task};
 use super::copies::write_backlog;
-use super::{Backlog, Contender, DrainOptions, Run, both_write, verify_rows, write_contested};
+use super::{Backlog, Contender, DrainOptions, Ready, Run, both_write, write_contested};
+use crate::bench::native;
 use crate::bench::own::OwnServers;
 use crate::bench::progress::Progress;
 use crate::bench::spread::Spread;
-use crate::bench::{arena, native};
 
 /// Two servers with the load's tables, set up for replication.
-pub(super) struct Given {
+pub(in crate::bench) struct Given {
     own: Arc<OwnServers>,
     config: Arc<Config>,
     file: PathBuf,
@@ -62,18 +62,14 @@ impl Given {
         }
     }
 
-    /// Writes a backlog and has the engine apply it.
-    pub(super) async fn drain(
+    /// Writes a backlog.
+    pub(super) async fn ready(
         &mut self,
         options: &DrainOptions,
-        contender: Contender,
         progress: &Progress,
-    ) -> anyhow::Result<Run> {
-        if contender != Contender::Twinlog {
-            bail!("the servers' own replication is not set up at servers that are in use");
-        }
+    ) -> anyhow::Result<Ready> {
         let load = &options.load;
-        let masters = self.own.masters();
+        let masters = self.own.masters().clone();
         let mut origin = masters[0].connect().await?;
         if both_write(options) {
             write_contested(&masters[1], load, 0).await?;
@@ -88,26 +84,39 @@ impl Given {
         if both_write(options) {
             write_contested(&masters[1], load, 1).await?;
         }
-        arena::warm_up(&masters[1], &load.database).await?;
+        Ok(Ready {
+            masters,
+            config: Arc::clone(&self.config),
+            file: self.file.clone(),
+            servers: Vec::new(),
+        })
+    }
 
-        let mut watcher = masters[1].connect().await?;
+    /// The engine applies it.
+    pub(super) async fn apply(
+        &self,
+        options: &DrainOptions,
+        ready: &Ready,
+        contender: Contender,
+        progress: &Progress,
+    ) -> anyhow::Result<Run> {
+        if contender != Contender::Twinlog {
+            bail!("the servers' own replication is not set up at servers that are in use");
+        }
+        let folder = self.own.folder();
+        let mut watcher = ready.masters[1].connect().await?;
         let before = native::log_bytes(&mut watcher).await?;
         let task = Task {
             transactions: options.transactions,
             pids: &[],
             progress,
         };
-        let (engine, folder) = ((&*self.config, &*self.file), self.own.folder());
-        let mut run = applying::by_engine(task, engine, folder, &mut watcher).await?;
+        let mut run = applying::by_engine(task, ready, folder, &mut watcher).await?;
         run.target_log_bytes = grown(&mut watcher, before).await?;
         watcher.disconnect().await?;
         if both_write(options) {
-            applying::send_back(&self.config, &self.file, folder, options).await?;
+            applying::send_back(ready, folder, options).await?;
         }
-        let comparison = arena::compare_rows(masters, &load.database).await?;
-        run.equal = comparison.equal;
-        run.differing = arena::differing(&comparison);
-        verify_rows(options, contender, &run)?;
         Ok(run)
     }
 }

@@ -7,16 +7,20 @@ mod curve;
 mod given;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use serde::Serialize;
+use twinlog_engine::config::Config;
 
+use super::arena;
 use super::load::{self, LoadOptions, Shape};
 use super::master::Master;
 use super::progress::Progress;
 use super::spread::Spread;
 use super::{Place, Setting};
+use crate::sandbox::Server;
 
 /// Nothing applied for this long: it hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -133,32 +137,99 @@ pub struct Run {
 }
 
 /// A backlog between two masters, or what makes one for each run.
-enum Ground {
+pub(super) enum Ground {
     /// Copies of the same throwaway servers.
     Copies(Box<copies::Copies>),
     /// Servers that are there anyway.
     Given(given::Given),
 }
 
+/// Two running masters with the backlog between them, and their engines' config.
+pub(super) struct Ready {
+    pub(super) masters: [Master; 2],
+    pub(super) config: Arc<Config>,
+    file: PathBuf,
+    /// Those that end with this.
+    servers: Vec<Server>,
+}
+
 impl Ground {
-    async fn drain(
+    /// Fills the masters, and writes the backlog where one is enough.
+    ///
+    /// # Errors
+    /// The servers'.
+    pub(super) async fn prepare(
+        options: &DrainOptions,
+        progress: &Progress,
+    ) -> anyhow::Result<(Self, Setting)> {
+        match &options.place {
+            Place::Throwaway(arena) => {
+                let (copies, setting) = copies::Copies::prepare(options, arena, progress).await?;
+                Ok((Ground::Copies(Box::new(copies)), setting))
+            }
+            Place::Own(own) => {
+                let given = given::Given::prepare(options, own, progress).await?;
+                Ok((Ground::Given(given), Setting::of_own(own, &options.load)))
+            }
+        }
+    }
+
+    /// The masters for one run.
+    ///
+    /// # Errors
+    /// The servers'.
+    pub(super) async fn ready(
         &mut self,
         options: &DrainOptions,
+        progress: &Progress,
+    ) -> anyhow::Result<Ready> {
+        let ready = match self {
+            Ground::Copies(copies) => copies.ready().await?,
+            Ground::Given(given) => given.ready(options, progress).await?,
+        };
+        arena::warm_up(&ready.masters[1], &options.load.database).await?;
+        if let Ground::Copies(_) = self {
+            // What copying the files left to be written is not to be written during the run.
+            tokio::task::spawn_blocking(nix::unistd::sync).await?;
+        }
+        Ok(ready)
+    }
+
+    /// One contender applies the backlog, and the rows are compared.
+    ///
+    /// # Errors
+    /// The contender's; rows differ that must not.
+    pub(super) async fn apply(
+        &self,
+        options: &DrainOptions,
+        ready: &Ready,
         contender: Contender,
         progress: &Progress,
     ) -> anyhow::Result<Run> {
+        let mut run = match self {
+            Ground::Copies(copies) => copies.apply(options, ready, contender, progress).await?,
+            Ground::Given(given) => given.apply(options, ready, contender, progress).await?,
+        };
+        let comparison = arena::compare_rows(&ready.masters, &options.load.database).await?;
+        run.equal = comparison.equal;
+        run.differing = arena::differing(&comparison);
+        verify_rows(options, contender, &run)?;
+        Ok(run)
+    }
+
+    pub(super) fn backlog(&self) -> Backlog {
         match self {
-            Ground::Copies(copies) => copies.drain(options, contender, progress).await,
-            Ground::Given(given) => given.drain(options, contender, progress).await,
+            Ground::Copies(copies) => copies.backlog(),
+            Ground::Given(given) => given.backlog(),
         }
     }
 }
 
 /// What writing backlogs took.
 #[derive(Debug, Clone, Copy)]
-struct Backlog {
-    seconds: f64,
-    log_bytes: u64,
+pub(super) struct Backlog {
+    pub(super) seconds: f64,
+    pub(super) log_bytes: u64,
 }
 
 /// Runs it.
@@ -167,16 +238,7 @@ struct Backlog {
 /// A server or a contender failed.
 pub async fn run(options: &DrainOptions, progress: &Progress) -> anyhow::Result<DrainReport> {
     options.load.check()?;
-    let (mut ground, setting) = match &options.place {
-        Place::Throwaway(arena) => {
-            let (copies, setting) = copies::Copies::prepare(options, arena, progress).await?;
-            (Ground::Copies(Box::new(copies)), setting)
-        }
-        Place::Own(own) => {
-            let given = given::Given::prepare(options, own, progress).await?;
-            (Ground::Given(given), Setting::of_own(own, &options.load))
-        }
-    };
+    let (mut ground, setting) = Ground::prepare(options, progress).await?;
     let mut runs: Vec<Vec<Run>> = vec![Vec::new(); options.contenders.len()];
     for round in 0..options.runs {
         for turn in 0..options.contenders.len() {
@@ -186,8 +248,11 @@ pub async fn run(options: &DrainOptions, progress: &Progress) -> anyhow::Result<
             let name = contender.name();
             let of = options.runs;
             progress.step(&format!("round {} of {of}: {name} drains", round + 1));
-            let run = ground
-                .drain(options, contender, progress)
+            let drained = async {
+                let ready = ground.ready(options, progress).await?;
+                ground.apply(options, &ready, contender, progress).await
+            };
+            let run = drained
                 .await
                 .with_context(|| format!("{name}, round {}", round + 1))?;
             progress.step(&format!(
@@ -201,10 +266,7 @@ pub async fn run(options: &DrainOptions, progress: &Progress) -> anyhow::Result<
         }
     }
     progress.finish();
-    let backlog = match &ground {
-        Ground::Copies(copies) => copies.backlog(),
-        Ground::Given(given) => given.backlog(),
-    };
+    let backlog = ground.backlog();
     let mut report = DrainReport {
         bench: "drain",
         setting,

@@ -5,6 +5,7 @@ mod contender;
 pub mod drain;
 pub mod lag;
 mod plot;
+pub mod stages;
 pub mod write;
 
 use std::fmt::{self, Write as _};

@@ -3,6 +3,7 @@
 mod drain;
 mod lag;
 mod report;
+mod stages;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -39,6 +40,9 @@ pub(crate) enum Bench {
     /// Write at fixed rates at one master, and time when a transaction is visible at the other: with
     /// twinlog, and with the servers' own replication.
     Lag(lag::LagArgs),
+    /// Build a backlog at one master, and read it with nothing at the end: only received, also decoded,
+    /// also assembled, also prepared as statements; then drain it.
+    Stages(stages::StagesArgs),
 }
 
 /// What all benchmarks take.
@@ -169,6 +173,7 @@ impl Bench {
             Bench::Drain(arguments) => &arguments.common,
             Bench::Write(arguments) => &arguments.common,
             Bench::Lag(arguments) => &arguments.common,
+            Bench::Stages(arguments) => &arguments.common,
         }
     }
 }
@@ -188,6 +193,7 @@ pub(super) async fn run(
             Bench::Drain(arguments) => drain::run(arguments, &place, output).await,
             Bench::Write(arguments) => write::run(arguments, &place, output).await,
             Bench::Lag(arguments) => lag::run(arguments, &place, output).await,
+            Bench::Stages(arguments) => stages::run(arguments, &place, output).await,
         }
     };
     let code = tokio::select! {
