@@ -8,7 +8,8 @@
 //! 2. wait until the tailer has read up to the end that the log has then. No local write of these
 //!    keys can be missing in the window now, nor come to be before the commit;
 //! 3. go through the changes in the log's order: those that meet nothing as few statements as ever,
-//!    the others one by one ([`super::settle`]);
+//!    the others one by one ([`super::settle`]). What has no key in common with the latter comes last,
+//!    together;
 //! 4. look once more for meetings of those that met nothing, as the ordinary path does;
 //! 5. commit rows, marker and journal together.
 
@@ -79,7 +80,43 @@ pub(super) struct Settled {
     pub(super) merged: Vec<(KeyHash, history::Entry)>,
 }
 
+/// Of each change, whether it must keep its place among those that are settled: it is one, or it has a
+/// key in common with one that must. All others may come behind them, together.
+fn bound(weighed: &[Weighed<'_>]) -> Vec<bool> {
+    let mut keys: HashSet<KeyHash> = HashSet::new();
+    let mut bound = vec![false; weighed.len()];
+    loop {
+        let mut more = false;
+        for (change, bound) in weighed.iter().zip(&mut bound) {
+            let target = &change.mapping.target;
+            if *bound
+                || !(change.contended
+                    // What collides there is not known by keys alone.
+                    || target.in_foreign_keys()
+                    || target.has_opaque_unique_key
+                    || change.rows().any(|key| keys.contains(&key)))
+            {
+                continue;
+            }
+            *bound = true;
+            more = true;
+            keys.extend(change.rows());
+        }
+        if !more {
+            return bound;
+        }
+    }
+}
+
 impl Weighed<'_> {
+    /// The keys that its images have, and those that it leaves.
+    fn rows(&self) -> impl Iterator<Item = KeyHash> {
+        self.writes.iter().flat_map(|write| {
+            let left = write.left().iter().map(|(_, key)| *key);
+            write.claims().map(|(key, _)| key).chain(left)
+        })
+    }
+
     /// Every key by which it meets local writes, each with whether it is of a row that is merged.
     pub(super) fn keys(&self) -> impl Iterator<Item = (KeyHash, bool)> {
         let merges = self.mapping.rule.merges();
@@ -213,32 +250,44 @@ impl Applier {
             return Ok(Some(Attempt::Stale));
         }
         failpoint::reach(Failpoint::CarefulLocked);
-        let mut index = 0;
-        while index < weighed.len() {
-            if weighed[index].contended {
-                if let Some(attempt) = self.settle(&weighed[index], settled).await? {
-                    return Ok(Some(attempt));
-                }
-                index += 1;
-                continue;
+        let bound = bound(weighed);
+        let all = || weighed.iter().zip(&bound);
+        let ordered: Vec<&Weighed<'_>> =
+            all().filter(|(_, bound)| **bound).map(|(c, _)| c).collect();
+        let free: Vec<&Weighed<'_>> = all()
+            .filter(|(_, bound)| !**bound)
+            .map(|(c, _)| c)
+            .collect();
+        for run in ordered.chunk_by(|one, next| !one.contended && !next.contended) {
+            let attempt = match run {
+                [change] if change.contended => self.settle(change, settled).await?,
+                run => self.run_plan(run).await?,
+            };
+            if attempt.is_some() {
+                return Ok(attempt);
             }
-            let behind = weighed[index..].iter().position(|change| change.contended);
-            let end = behind.map_or(weighed.len(), |length| index + length);
-            let steps = coalesced(weighed[index..end].iter().map(|weighed| Mapped {
-                mapping: weighed.mapping,
-                change: weighed.change,
-                keys: &weighed.keys,
-            }));
-            let statements = encode(&steps, self.target.flavor)?;
-            let checks = &mut self.foreign_key_checks;
-            match execute(&mut self.connection, None, &statements, checks).await {
-                Ok(()) => {}
-                Err(Failure::Error(error)) => return Err(error),
-                Err(failure) => return Ok(Some(Attempt::Unfit(failure))),
-            }
-            index = end;
         }
-        Ok(None)
+        self.run_plan(&free).await
+    }
+
+    /// Applies changes that meet nothing, as few statements as ever. Gives what stands in the way, if
+    /// something does.
+    async fn run_plan(&mut self, changes: &[&Weighed<'_>]) -> Result<Option<Attempt>> {
+        if changes.is_empty() {
+            return Ok(None);
+        }
+        let steps = coalesced(changes.iter().map(|weighed| Mapped {
+            mapping: weighed.mapping,
+            change: weighed.change,
+            keys: &weighed.keys,
+        }));
+        let statements = encode(&steps, self.target.flavor)?;
+        let checks = &mut self.foreign_key_checks;
+        match execute(&mut self.connection, None, &statements, checks).await {
+            Ok(()) => Ok(None),
+            Err(Failure::Error(error)) => Err(error),
+            Err(failure) => Ok(Some(Attempt::Unfit(failure))),
+        }
     }
 
     pub(super) fn weigh<'t>(

@@ -22,9 +22,11 @@ impl<'b> Levels<'b> {
     /// Takes a change, the next in the log's order. Where it cannot be merged with any other, it becomes
     /// a step behind all that were taken before.
     pub(super) fn take(&mut self, mapped: Mapped<'b>, steps: &mut Vec<Step<'b>>) {
-        let keys = keys(mapped);
-        let levels = keys.iter().filter_map(|key| self.touched.get(key));
-        let lowest = levels.copied().max().unwrap_or(0);
+        let (row, values) = keys(mapped);
+        let level_of = |key: &KeyHash| self.touched.get(key).copied();
+        let row_level = row.as_ref().and_then(level_of);
+        let lowest = values.iter().filter_map(level_of).max().max(row_level);
+        let lowest = lowest.unwrap_or(0);
         // On the level above no other change has its row or its values.
         for level in [lowest, lowest + 1] {
             if level == self.segments.len() {
@@ -35,8 +37,12 @@ impl<'b> Levels<'b> {
             };
             match segment.take(mapped) {
                 Taken::Yes => {
-                    self.touched
-                        .extend(keys.into_iter().map(|key| (key, level)));
+                    if let Some(row) = row.filter(|_| row_level.is_some_and(|below| below < level))
+                    {
+                        segment.written_before(row);
+                    }
+                    let keys = row.into_iter().chain(values);
+                    self.touched.extend(keys.map(|key| (key, level)));
                     return;
                 }
                 Taken::AfterTheOthers => {}
@@ -58,7 +64,7 @@ impl<'b> Levels<'b> {
 
 /// The row that a change is of, and the unique values of its images. A change that gives a row another
 /// row key stands alone anyway.
-fn keys(mapped: Mapped<'_>) -> Vec<KeyHash> {
+fn keys(mapped: Mapped<'_>) -> (Option<KeyHash>, Vec<KeyHash>) {
     let (change, keys) = (mapped.change, mapped.keys);
     let before = change.before().zip(keys.before.as_ref());
     let after = change.after().zip(keys.after.as_ref());
@@ -67,5 +73,5 @@ fn keys(mapped: Mapped<'_>) -> Vec<KeyHash> {
         .and_then(|(row, keys)| name(mapped.mapping, row, keys));
     let images = [before, after].into_iter().flatten();
     let values = images.flat_map(|(_, keys)| keys.unique.iter().map(|(_, value)| *value));
-    row.into_iter().chain(values).collect()
+    (row, values.collect())
 }

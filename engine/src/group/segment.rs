@@ -34,6 +34,9 @@ struct Net<'b> {
     last: Option<Image<'b>>,
     /// Another row has taken a unique value of it since it was deleted: it may not come back.
     gone_for_good: bool,
+    /// A segment in front of this one, in the same transaction, has written the row: it is there as this
+    /// one needs it, and locked.
+    written_before: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -220,7 +223,16 @@ impl<'b> Segment<'b> {
             first: before,
             last: after,
             gone_for_good: false,
+            written_before: false,
         });
+    }
+
+    /// A segment that is run in front of this one, with nothing between that has the row, writes it.
+    pub(super) fn written_before(&mut self, key: KeyHash) {
+        let number = self.by_key.get(&key);
+        if let Some(net) = number.and_then(|number| self.nets.get_mut(*number)) {
+            net.written_before = true;
+        }
     }
 
     /// Adds the segment's steps, and begins a new one.
@@ -251,6 +263,7 @@ impl<'b> Segment<'b> {
         let mut deletes: Buckets<'b> = Vec::new();
         let mut inserts: Buckets<'b> = Vec::new();
         let mut changed: Buckets<'b> = Vec::new();
+        let mut unlocked: Buckets<'b> = Vec::new();
         let mut same: Buckets<'b> = Vec::new();
         let mut came_and_went: Buckets<'b> = Vec::new();
         for net in &nets {
@@ -259,7 +272,11 @@ impl<'b> Segment<'b> {
                 (None, Some(last)) => bucket(&mut inserts, net.mapping, last.row),
                 (Some(first), Some(last)) if first.row != last.row => {
                     bucket(&mut changed, net.mapping, last.row);
+                    if !net.mapping.target.unique_keys.is_empty() && !net.written_before {
+                        bucket(&mut unlocked, net.mapping, last.row);
+                    }
                 }
+                (Some(_), Some(_)) if net.written_before => {}
                 // Went back to what it was, or came and went: nothing to change, and yet its key must
                 // be locked until the commit.
                 (Some(_), Some(last)) => bucket(&mut same, net.mapping, last.row),
@@ -276,12 +293,8 @@ impl<'b> Segment<'b> {
             (deletes.collect(), inserts.collect())
         };
         steps.extend(before);
-        for (mapping, rows) in changed {
-            if !mapping.target.unique_keys.is_empty() {
-                steps.push(Step::Lock(mapping, rows.clone()));
-            }
-            steps.push(Step::Upsert(mapping, rows));
-        }
+        steps.extend(unlocked.into_iter().map(|(m, rows)| Step::Lock(m, rows)));
+        steps.extend(changed.into_iter().map(|(m, rows)| Step::Upsert(m, rows)));
         steps.extend(behind);
         steps.extend(same.into_iter().map(|(m, rows)| Step::Lock(m, rows)));
         for (mapping, rows) in came_and_went {
