@@ -356,4 +356,35 @@ mod tests {
             assert_eq!(Intended::from_bytes(broken), None);
         }
     }
+
+    #[test]
+    fn an_image_of_the_first_version_reads_back() {
+        let text = |text: &str| Value::Bytes(text.as_bytes().into());
+        let mut image = vec![
+            text("a"),
+            Value::UInt(1),
+            text(""),
+            text("bin.000003"),
+            Value::UInt(40),
+            text("0-1-7"),
+            Value::UInt(5),
+            text("log.000001"),
+            Value::UInt(4),
+            Value::UInt(6),
+            text("bin.000003"),
+            Value::UInt(90),
+            Value::Null,
+        ];
+        image.extend([1, 2, 3, 0].map(Value::UInt));
+        let first = Marker::from_image(&image).unwrap();
+        assert_eq!(
+            (first.intent, first.intent_clock),
+            (Some(LogPos::new(3, 90)), 0)
+        );
+        image.push(Value::UInt(8));
+        let marker = Marker::from_image(&image).unwrap();
+        assert_eq!(marker.intent_clock, 8);
+        image.push(Value::UInt(0));
+        assert!(Marker::from_image(&image).is_err());
+    }
 }
