@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -328,6 +328,15 @@ fn processes_of(folder: &Path) -> Vec<String> {
     found
 }
 
+/// Waits until a drain benchmark writes its backlog; gives what it says on standard error from then on.
+pub(crate) fn until_it_writes(child: &mut Child) -> impl Iterator<Item = String> + use<> {
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut lines = lines.map_while(Result::ok);
+    let writing = lines.any(|line| line.contains("writing a backlog"));
+    assert!(writing, "it ended before");
+    lines
+}
+
 #[test]
 fn an_interrupted_benchmark_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
@@ -346,12 +355,7 @@ fn an_interrupted_benchmark_leaves_nothing_behind() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let writing = lines
-        .by_ref()
-        .map_while(Result::ok)
-        .any(|line| line.contains("writing a backlog"));
-    assert!(writing, "it ended before");
+    let lines = until_it_writes(&mut child);
     let servers = folder.path().join("servers");
     assert_eq!(processes_of(&servers.canonicalize().unwrap()).len(), 2);
     kill(
@@ -359,7 +363,7 @@ fn an_interrupted_benchmark_leaves_nothing_behind() {
         Signal::SIGINT,
     )
     .unwrap();
-    let last: Vec<String> = lines.map_while(Result::ok).collect();
+    let last: Vec<String> = lines.collect();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{last:?}");
     assert_nothing_left(&servers);
 }

@@ -1,7 +1,6 @@
 //! `twinlog bench --config` between two servers that are there anyway: what it measures, what it
 //! refuses, and that nothing of it is left.
 
-use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::Stdio;
 
@@ -11,6 +10,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use twinlog_cli::sandbox::{Server, ServerKind, ServerOptions};
 
+use crate::bench::until_it_writes;
 use crate::{Ended, run, twinlog};
 
 const PASSWORD: &str = "s3cret-of-the-bench";
@@ -233,15 +233,10 @@ impl Own {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let writing = lines
-            .by_ref()
-            .map_while(Result::ok)
-            .any(|line| line.contains("writing a backlog"));
-        assert!(writing, "it ended before");
+        let lines = until_it_writes(&mut child);
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
         kill(pid, signal).unwrap();
-        let last: Vec<String> = lines.map_while(Result::ok).collect();
+        let last: Vec<String> = lines.collect();
         let ended = child.wait().unwrap();
         if signal == Signal::SIGINT {
             assert_eq!(ended.code(), Some(130), "{last:?}");

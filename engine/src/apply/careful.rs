@@ -88,19 +88,19 @@ fn bound(weighed: &[Weighed<'_>]) -> Vec<bool> {
     loop {
         let mut more = false;
         for (change, bound) in weighed.iter().zip(&mut bound) {
-            let target = &change.mapping.target;
-            if *bound
-                || !(change.contended
-                    // What collides there is not known by keys alone.
-                    || target.in_foreign_keys()
-                    || target.has_opaque_unique_key
-                    || change.rows().any(|key| keys.contains(&key)))
-            {
+            if *bound {
                 continue;
             }
-            *bound = true;
-            more = true;
-            keys.extend(change.rows());
+            let target = &change.mapping.target;
+            *bound = change.contended
+                // What collides there is not known by keys alone.
+                || target.in_foreign_keys()
+                || target.has_opaque_unique_key
+                || change.own_keys().any(|key| keys.contains(&key));
+            if *bound {
+                more = true;
+                keys.extend(change.own_keys());
+            }
         }
         if !more {
             return bound;
@@ -110,7 +110,7 @@ fn bound(weighed: &[Weighed<'_>]) -> Vec<bool> {
 
 impl Weighed<'_> {
     /// The keys that its images have, and those that it leaves.
-    fn rows(&self) -> impl Iterator<Item = KeyHash> {
+    fn own_keys(&self) -> impl Iterator<Item = KeyHash> {
         self.writes.iter().flat_map(|write| {
             let left = write.left().iter().map(|(_, key)| *key);
             write.claims().map(|(key, _)| key).chain(left)
@@ -123,12 +123,8 @@ impl Weighed<'_> {
         let whole = self.mapping.whole_table.into_iter();
         let whole = whole.chain([self.mapping.emptied]);
         let related = self.related.iter().flat_map(Related::keys);
-        let own = self.writes.iter().flat_map(|write| {
-            let left = write.left().iter().map(|(_, key)| *key);
-            write.claims().map(|(key, _)| key).chain(left)
-        });
         let others = whole.chain(related).map(|key| (key, false));
-        others.chain(own.map(move |key| (key, merges)))
+        others.chain(self.own_keys().map(move |key| (key, merges)))
     }
 }
 
@@ -251,13 +247,12 @@ impl Applier {
         }
         failpoint::reach(Failpoint::CarefulLocked);
         let bound = bound(weighed);
-        let all = || weighed.iter().zip(&bound);
-        let ordered: Vec<&Weighed<'_>> =
-            all().filter(|(_, bound)| **bound).map(|(c, _)| c).collect();
-        let free: Vec<&Weighed<'_>> = all()
-            .filter(|(_, bound)| !**bound)
-            .map(|(c, _)| c)
-            .collect();
+        let (ordered, free): (Vec<_>, Vec<_>) =
+            weighed.iter().zip(bound).partition(|(_, bound)| *bound);
+        let changes = |some: Vec<(_, bool)>| -> Vec<&Weighed<'_>> {
+            some.into_iter().map(|(change, _)| change).collect()
+        };
+        let (ordered, free) = (changes(ordered), changes(free));
         for run in ordered.chunk_by(|one, next| !one.contended && !next.contended) {
             let attempt = match run {
                 [change] if change.contended => self.settle(change, settled).await?,
@@ -366,14 +361,8 @@ impl Applier {
         if related.any(|key| self.window.concurrent_write(key, seen).is_some()) {
             return Ok(true);
         }
-        Ok(change.writes.iter().any(|write| {
-            let left = write.left().iter().map(|(_, key)| *key);
-            write
-                .claims()
-                .map(|(key, _)| key)
-                .chain(left)
-                .any(|key| self.window.concurrent_write(key, seen_rows).is_some())
-        }))
+        let mut own = change.own_keys();
+        Ok(own.any(|key| self.window.concurrent_write(key, seen_rows).is_some()))
     }
 
     /// Locks all that the changes claim or leave: one statement for each key, many to a round trip.

@@ -2,7 +2,7 @@
 
 use super::contender::{Shown, legend};
 use super::plot::{self, Axes, Bar, Line};
-use super::{OWN_SERVERS, Page, beside, product};
+use super::{OWN_SERVERS, Page, ROWS_COMPARED, beside, lead};
 use crate::bench::drain::{Contender, DrainReport, Run};
 use crate::bench::spread::{Spread, bytes, few_digits, median_of, thousands};
 
@@ -18,14 +18,7 @@ pub fn page(report: &DrainReport) -> anyhow::Result<String> {
         thousands(report.transactions),
         beside(setting, "own replication")
     );
-    let lead = format!(
-        "{} {}, {} load, {}, conflict detection on, rows compared after every run. {}",
-        product(setting),
-        setting.server_version,
-        setting.load.shape,
-        setting.settings.durable_or_not(),
-        setting.date
-    );
+    let lead = lead(setting, "load", ROWS_COMPARED);
     let mut page = Page::new(&title, &lead);
     let runs = || report.contenders.iter().flat_map(|one| &one.runs);
     page.warnings(

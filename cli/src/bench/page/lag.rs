@@ -3,7 +3,7 @@
 use super::contender::{Shown, legend};
 use super::drain::{others_share, two_lines};
 use super::plot::{self, Axes, Line};
-use super::{OWN_SERVERS, Page, beside, product};
+use super::{OWN_SERVERS, Page, beside, lead};
 use crate::bench::joined::Joint;
 use crate::bench::lag::{LagReport, LagRun};
 use crate::bench::spread::few_digits;
@@ -18,14 +18,7 @@ const USUAL_LEVEL: u32 = 50;
 pub fn page(report: &LagReport) -> anyhow::Result<String> {
     let setting = &report.setting;
     let title = format!("Replication lag: {}", beside(setting, "own replication"));
-    let lead = format!(
-        "{} {}, {} load at one master at fixed rates, {}, conflict detection on. {}",
-        product(setting),
-        setting.server_version,
-        setting.load.shape,
-        setting.settings.durable_or_not(),
-        setting.date
-    );
+    let lead = lead(setting, "load at one master at fixed rates", "");
     let mut page = Page::new(&title, &lead);
     let shares = || {
         let runs = report.contenders.iter().flat_map(|one| &one.runs);

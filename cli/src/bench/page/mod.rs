@@ -234,6 +234,21 @@ fn beside(setting: &Setting, what: &str) -> String {
     format!("twinlog beside {}'s {what}", product(setting))
 }
 
+/// Ends what [`lead`] says of the conditions where rows are compared.
+const ROWS_COMPARED: &str = ", rows compared after every run";
+
+/// The line below the title: server, load, which is called `load`, and conditions.
+fn lead(setting: &Setting, load: &str, compared: &str) -> String {
+    format!(
+        "{} {}, {} {load}, {}, conflict detection on{compared}. {}",
+        product(setting),
+        setting.server_version,
+        setting.load.shape,
+        setting.settings.durable_or_not(),
+        setting.date
+    )
+}
+
 /// The server's name as people write it.
 fn product(setting: &Setting) -> &'static str {
     match setting.server {

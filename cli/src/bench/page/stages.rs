@@ -3,7 +3,7 @@
 use super::contender::Shown;
 use super::drain::two_lines;
 use super::plot::{self, Bar};
-use super::{OWN_SERVERS, Page, product};
+use super::{OWN_SERVERS, Page, lead};
 use crate::bench::spread::{bytes, few_digits, thousands};
 use crate::bench::stages::{End, StagesReport, WayOutcome};
 
@@ -17,14 +17,7 @@ pub fn page(report: &StagesReport) -> anyhow::Result<String> {
         "The way of {} transactions through twinlog, by stage",
         thousands(report.transactions)
     );
-    let lead = format!(
-        "{} {}, {} load, {}, conflict detection on. {}",
-        product(setting),
-        setting.server_version,
-        setting.load.shape,
-        setting.settings.durable_or_not(),
-        setting.date
-    );
+    let lead = lead(setting, "load", "");
     let mut page = Page::new(&title, &lead);
     page.warnings(setting, None);
     let ways = || report.ways.iter();

@@ -3,7 +3,7 @@
 use super::contender::{Shown, legend};
 use super::drain::{few, others_share, two_lines};
 use super::plot::{self, Axes, Bar, Line};
-use super::{OWN_SERVERS, Page, beside, product};
+use super::{OWN_SERVERS, Page, ROWS_COMPARED, beside, lead};
 use crate::bench::joined::Joint;
 use crate::bench::spread::{Spread, bytes, few_digits, median_of, thousands};
 use crate::bench::write::{WriteOutcome, WriteReport, WriteRun};
@@ -18,16 +18,8 @@ pub fn page(report: &WriteReport) -> anyhow::Result<String> {
         "Writing at both masters: {}",
         beside(setting, "own two-way replication")
     );
-    let lead = format!(
-        "{} {}, {} load at both masters for {} s, {}, conflict detection on, rows compared \
-         after every run. {}",
-        product(setting),
-        setting.server_version,
-        setting.load.shape,
-        report.seconds,
-        setting.settings.durable_or_not(),
-        setting.date
-    );
+    let load = format!("load at both masters for {} s", report.seconds);
+    let lead = lead(setting, &load, ROWS_COMPARED);
     let mut page = Page::new(&title, &lead);
     let shares = || {
         let runs = report.contenders.iter().flat_map(|one| &one.runs);
