@@ -83,28 +83,31 @@ pub(super) struct Settled {
 /// Of each change, whether it must keep its place among those that are settled: it is one, or it has a
 /// key in common with one that must. All others may come behind them, together.
 fn bound(weighed: &[Weighed<'_>]) -> Vec<bool> {
-    let mut keys: HashSet<KeyHash> = HashSet::new();
-    let mut bound = vec![false; weighed.len()];
+    let stays = |change: &Weighed<'_>| {
+        let target = &change.mapping.target;
+        // What collides there is not known by keys alone.
+        change.contended || target.in_foreign_keys() || target.has_opaque_unique_key
+    };
+    let keys: Vec<Vec<KeyHash>> = weighed.iter().map(|w| w.own_keys().collect()).collect();
+    spread(weighed.iter().map(stays).collect(), &keys)
+}
+
+/// `bound`, with those that have a key in common with one that is, directly or by way of others.
+fn spread(mut bound: Vec<bool>, keys: &[Vec<KeyHash>]) -> Vec<bool> {
+    let with = |bound: &[bool]| -> HashSet<KeyHash> {
+        let bound = bound.iter().zip(keys).filter(|(bound, _)| **bound);
+        bound.flat_map(|(_, keys)| keys).copied().collect()
+    };
+    let mut reached = with(&bound);
     loop {
-        let mut more = false;
-        for (change, bound) in weighed.iter().zip(&mut bound) {
-            if *bound {
-                continue;
-            }
-            let target = &change.mapping.target;
-            *bound = change.contended
-                // What collides there is not known by keys alone.
-                || target.in_foreign_keys()
-                || target.has_opaque_unique_key
-                || change.own_keys().any(|key| keys.contains(&key));
-            if *bound {
-                more = true;
-                keys.extend(change.own_keys());
-            }
+        for (bound, keys) in bound.iter_mut().zip(keys) {
+            *bound |= keys.iter().any(|key| reached.contains(key));
         }
-        if !more {
+        let further = with(&bound);
+        if further.len() == reached.len() {
             return bound;
         }
+        reached = further;
     }
 }
 
@@ -494,5 +497,27 @@ impl Applier {
             entry.local_position = Some(self.target.log_name.show(local));
         }
         error
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_shares_a_key_keeps_its_place() {
+        let key = |name: &str| KeyHash::whole_table("d", name);
+        let keys = [
+            vec![key("a"), key("u")],
+            vec![key("c"), key("v")],
+            vec![key("b"), key("u")],
+            // Only by way of one that stands behind it.
+            vec![key("e"), key("w")],
+            vec![key("b"), key("w")],
+            vec![key("f")],
+        ];
+        let bound = spread(vec![true, false, false, false, false, false], &keys);
+        assert_eq!(bound, [true, false, true, true, true, false]);
+        assert_eq!(spread(vec![false; 6], &keys), [false; 6]);
     }
 }
