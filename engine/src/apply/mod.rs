@@ -10,6 +10,8 @@ mod explain;
 mod foreign_key;
 mod guard;
 mod huge;
+pub(crate) mod lane;
+pub(crate) mod lanes;
 pub(crate) mod image;
 pub mod literal;
 mod locking;
