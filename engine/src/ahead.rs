@@ -44,7 +44,9 @@ impl Ahead {
             let prepared = if batch.is_definition() {
                 None
             } else {
-                let prepared = preparer.prepare_merged(&mut batch.transactions, beside).await;
+                let prepared = preparer
+                    .prepare_merged(&mut batch.transactions, beside)
+                    .await;
                 prepared.ok()
             };
             (preparer, batch, prepared)

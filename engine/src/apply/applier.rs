@@ -479,7 +479,9 @@ impl Applier {
         beside: Vec<Arc<KeySet>>,
     ) -> Result<Prepared> {
         let transactions = &mut batch.transactions;
-        self.preparer.prepare_merged(transactions, Some(beside)).await
+        self.preparer
+            .prepare_merged(transactions, Some(beside))
+            .await
     }
 
     /// Moves the marker without rows, so that a lost store costs little reading again.

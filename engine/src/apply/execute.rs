@@ -159,9 +159,11 @@ impl<'s> Packet<'s> {
                     "setting foreign_key_checks",
                     error,
                 )),
-                Some(Part::Sign) => {
-                    Failure::Error(Error::from_driver(node, "writing the sign of a lane", error))
-                }
+                Some(Part::Sign) => Failure::Error(Error::from_driver(
+                    node,
+                    "writing the sign of a lane",
+                    error,
+                )),
                 Some(Part::Marker) | None => {
                     Failure::Error(Error::from_driver(node, "moving the marker", error))
                 }

@@ -28,51 +28,51 @@ pub(super) async fn tailer_at_end(
     target: &Identity,
     window: &Window,
 ) -> Result<()> {
-        let mut looks = 0;
-        loop {
-            let read = window.read_position();
-            let (_, end) = connection.log_end(target.flavor).await?;
-            if end >= read {
-                let waited = tailer_reaches(window, end).await;
-                return waited.unwrap_or_else(|| {
-                    Err(Error::Connection {
-                        node: target.node.to_string(),
-                        message: format!(
-                            "the tailer of this node's own binlog did not reach {} within {} s",
-                            target.log_name.show(end),
-                            TAILER_PATIENCE.as_secs()
-                        ),
-                    })
-                });
-            }
-            // For a moment a server that rotates may name the file that it leaves; a log that stays
-            // behind what was read of it is another one.
-            looks += 1;
-            if looks > 20 {
-                return Err(Error::LogLost {
+    let mut looks = 0;
+    loop {
+        let read = window.read_position();
+        let (_, end) = connection.log_end(target.flavor).await?;
+        if end >= read {
+            let waited = tailer_reaches(window, end).await;
+            return waited.unwrap_or_else(|| {
+                Err(Error::Connection {
                     node: target.node.to_string(),
-                    problem: format!(
-                        "its own log ends at {}, and was read up to {}: it was reset or restored \
+                    message: format!(
+                        "the tailer of this node's own binlog did not reach {} within {} s",
+                        target.log_name.show(end),
+                        TAILER_PATIENCE.as_secs()
+                    ),
+                })
+            });
+        }
+        // For a moment a server that rotates may name the file that it leaves; a log that stays
+        // behind what was read of it is another one.
+        looks += 1;
+        if looks > 20 {
+            return Err(Error::LogLost {
+                node: target.node.to_string(),
+                problem: format!(
+                    "its own log ends at {}, and was read up to {}: it was reset or restored \
                          under the running engine. Compare the nodes, make them alike, then run \
                          `twinlog init --force`",
-                        target.log_name.show(end),
-                        target.log_name.show(read)
-                    ),
-                });
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+                    target.log_name.show(end),
+                    target.log_name.show(read)
+                ),
+            });
         }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
 
-    /// Waits as long as the tailer is at work: it may be in the middle of a large transaction.
+/// Waits as long as the tailer is at work: it may be in the middle of a large transaction.
 async fn tailer_reaches(window: &Window, end: LogPos) -> Option<Result<()>> {
-        loop {
-            let before = window.stirred();
-            let read = tokio::time::timeout(TAILER_PATIENCE, window.read_up_to(end)).await;
-            match read {
-                Ok(read) => return Some(read),
-                Err(_) if window.stirred() == before => return None,
-                Err(_) => {}
-            }
+    loop {
+        let before = window.stirred();
+        let read = tokio::time::timeout(TAILER_PATIENCE, window.read_up_to(end)).await;
+        match read {
+            Ok(read) => return Some(read),
+            Err(_) if window.stirred() == before => return None,
+            Err(_) => {}
         }
     }
+}

@@ -10,15 +10,15 @@
 //! writes. The transaction's first row must tell all the same that an engine writes it, or whoever
 //! reads the log would look at all its rows: that is the sign, a row of each lane.
 //!
-//! *Locks.* Servers lock more than rows, such as gaps beside unique values, so the batch in front may
-//! come to wait for a lock of this one, which waits for its commit; and no server sees that circle.
+//! *Locks.* Servers lock more than rows, such as the neighbour of a unique value that is taken anew, so
+//! the batch in front may come to wait for a lock of this one, which waits for its commit; and no server sees that circle.
 //! Nor one with a client in it. So a batch gives way: it waits with its locks only for so long while
 //! the one in front is still writing, and then rolls back. Whatever else stands in the way, a
 //! concurrent write or a row that does not fit, it gives way to as well: what gave way is applied by
 //! the [`super::applier`], which knows what to do.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -43,13 +43,16 @@ use crate::status::LinkProgress;
 /// Most lanes of a link.
 pub(crate) const MOST_LANES: usize = 4;
 
-/// How long a batch that has locks waits for the one in front while that is writing.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long, at least, a batch that has locks waits for the one in front while that is writing; else for
+/// as long as a commit's rows should be locked.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// What the turns of one link have in common.
 pub(super) struct Surroundings {
     pub(super) node: NodeConfig,
     pub(super) schema: String,
+    /// How long a commit's rows should be locked.
+    pub(super) group_time: Duration,
     pub(super) origin: Identity,
     pub(super) target: Identity,
     pub(super) window: Arc<Window>,
@@ -64,6 +67,8 @@ pub(super) struct Lane {
     foreign_key_checks: bool,
     /// The statement that writes its sign.
     sign: String,
+    /// How long the last turn waited for the batch in front.
+    waited: Duration,
 }
 
 /// A batch with what is known of it.
@@ -139,7 +144,13 @@ impl Lane {
             connection,
             foreign_key_checks: true,
             sign,
+            waited: Duration::ZERO,
         })
+    }
+
+    /// How long the last turn waited for the batch in front.
+    pub(super) fn waited(&self) -> Duration {
+        self.waited
     }
 
     /// A batch's turn. `front` is how far the one in front is, `stage` tells that of this one.
@@ -180,6 +191,7 @@ impl Lane {
         front: Option<watch::Receiver<Stage>>,
         stage: &watch::Sender<Stage>,
     ) -> Result<Outcome> {
+        self.waited = Duration::ZERO;
         let Some(written) = &turn.prepared.merged else {
             return Ok(Outcome::GaveWay);
         };
@@ -198,10 +210,13 @@ impl Lane {
             return Ok(Outcome::GaveWay);
         }
         stage.send_replace(Stage::Waiting);
-        if let Some(front) = front
-            && !committed(front).await
-        {
-            return Ok(Outcome::GaveWay);
+        if let Some(front) = front {
+            let begun = Instant::now();
+            let in_order = committed(front, around.group_time.max(PATIENCE)).await;
+            self.waited = begun.elapsed();
+            if !in_order {
+                return Ok(Outcome::GaveWay);
+            }
         }
         if !whole {
             stage.send_replace(Stage::Writing);
@@ -260,14 +275,14 @@ fn fits(executed: Result<(), Failure>) -> Result<bool> {
 }
 
 /// Waits until the batch in front is committed; says whether it is.
-async fn committed(mut front: watch::Receiver<Stage>) -> bool {
+async fn committed(mut front: watch::Receiver<Stage>, patience: Duration) -> bool {
     loop {
         let stage = *front.borrow_and_update();
         let changed = match stage {
             Stage::Committed => return true,
             Stage::GaveWay => return false,
             Stage::Waiting | Stage::Written => front.changed().await,
-            Stage::Writing => match tokio::time::timeout(PATIENCE, front.changed()).await {
+            Stage::Writing => match tokio::time::timeout(patience, front.changed()).await {
                 Ok(changed) => changed,
                 Err(_) => return false,
             },

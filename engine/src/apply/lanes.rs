@@ -53,7 +53,7 @@ pub(crate) struct Finished<P> {
     pub(crate) batch: Batch,
     /// The marker as it is now; `None` where the batch gave way, with nothing of it left.
     pub(crate) committed: Option<Marker>,
-    /// How long its turn took.
+    /// How long its turn took, but for the time that it waited for the batch in front.
     pub(crate) took: Duration,
     pub(crate) place: P,
 }
@@ -73,6 +73,7 @@ impl<P> Lanes<P> {
             around: Arc::new(Surroundings {
                 node: node.clone(),
                 schema: config.engine.schema.clone(),
+                group_time: config.replication.group_time,
                 origin: origin.clone(),
                 target: target.clone(),
                 window: Arc::clone(window),
@@ -191,11 +192,12 @@ impl<P> Lanes<P> {
             return Err(Error::Internal("no batch has its turn".to_owned()));
         };
         let done = (&mut first.task).await;
-        let (place, to, took) = (first.place.clone(), first.to.clone(), first.begun.elapsed());
+        let (place, to, whole) = (first.place.clone(), first.to.clone(), first.begun.elapsed());
         self.in_hand.pop_front();
         let (lane, turn, outcome) =
             done.map_err(|join| Error::Internal(format!("a turn failed: {join}")))?;
         let outcome = outcome?;
+        let took = whole.saturating_sub(lane.waited());
         self.idle.push(lane);
         let committed = (outcome == Outcome::Committed).then_some(to);
         Ok(Finished {
