@@ -35,8 +35,12 @@ async fn storm(kind: ServerKind) {
     let mut options = ClusterOptions::new(kind);
     options.engine = "heartbeat = \"200ms\"".to_owned();
     // With small groups, what has piled up while an engine was dead is applied in lanes.
-    let most = if seed.is_multiple_of(4) { 5000 } else { 2 + seed % 15 };
-    let lanes = 1 + seed % 3;
+    let most = if seed.is_multiple_of(4) {
+        5000
+    } else {
+        2 + seed % 15
+    };
+    let lanes = 1 + (seed >> 8) % 3;
     options.replication = format!(
         "group_transactions = {most}\napply_connections = {lanes}\n{}",
         ledger::RULES
