@@ -172,7 +172,7 @@ impl Applier {
         let claims = prepared.iter().flat_map(|prepared| &prepared.claims);
         keys.extend(claims.map(|claim| (claim.key, claim.seen != seen)))?;
         // What is asked of foreign keys waits until all parts are written.
-        let written = self.preparer.write(of_part, &prepared, merge)?;
+        let written = self.preparer.write(of_part, &prepared, merge, &[])?;
         let checks = &mut self.foreign_key_checks;
         match execute(&mut self.connection, None, &written.statements, checks).await {
             Ok(()) => Ok(None),
