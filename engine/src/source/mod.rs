@@ -296,15 +296,22 @@ impl Source {
                 ),
             },
             mysql_async::Error::Io(mysql_async::IoError::Io(io))
-                if io.kind() == std::io::ErrorKind::Other
-                    || io.kind() == std::io::ErrorKind::InvalidData
-                    || io.kind() == std::io::ErrorKind::InvalidInput =>
+                if !is_cut_off(&io)
+                    && (io.kind() == std::io::ErrorKind::Other
+                        || io.kind() == std::io::ErrorKind::InvalidData
+                        || io.kind() == std::io::ErrorKind::InvalidInput) =>
             {
                 self.malformed(&io.to_string())
             }
             other => Error::from_driver(&self.node, "reading the binlog", other),
         }
     }
+}
+
+/// Whether the connection ended in the midst of a packet, as when the server is killed while it sends:
+/// nothing is wrong with the log. The driver's framing has no kind of its own for that.
+fn is_cut_off(error: &std::io::Error) -> bool {
+    error.to_string() == "bytes remaining on stream"
 }
 
 /// Whether the server says that its file is shorter than the position that was asked for: MariaDB and
@@ -319,5 +326,23 @@ impl std::fmt::Debug for Source {
             .field("node", &self.node)
             .field("position", &self.position)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_packet_cut_off_is_no_broken_log() {
+        // Five bytes are announced.
+        let mut packets = FramedRead::new(&b"\0\0\0\x05ab"[..], LengthDelimitedCodec::new());
+        let error = packets.next().await.unwrap().unwrap_err();
+        assert!(is_cut_off(&error), "{error}");
+        assert!(!is_cut_off(&std::io::Error::other(
+            "bytes remaining on stream while reading X"
+        )));
     }
 }
