@@ -56,9 +56,12 @@ chaos: tools servers ## Kill engines and servers and break the network for MINUT
 	TWINLOG_CHAOS_SECONDS=$$(( $(MINUTES) * 60 )) $(if $(SEED),TWINLOG_CHAOS_SEED=$(SEED)) \
 	  cargo test --release --workspace --test chaos -- --nocapture --test-threads=2 storm
 
+# One of huge, tiny, tables, large, merged; all of them without.
+CASE ?=
+
 .PHONY: size
-size: build servers ## Peak memory with a huge transaction, a long backlog, many tables, large rows; prints a table
-	TWINLOG_SIZE=full TWINLOG_BIN=$(CURDIR)/target/release/twinlog cargo test -p twinlog --test size -- \
+size: build servers ## Peak memory with a huge transaction, a long backlog, many tables, large rows; CASE=.. for one of them
+	TWINLOG_SIZE=full TWINLOG_SIZE_CASE=$(CASE) TWINLOG_BIN=$(CURDIR)/target/release/twinlog cargo test -p twinlog --test size -- \
 	  --nocapture --test-threads=1
 
 clean: ## Remove what was built and fetched

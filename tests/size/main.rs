@@ -2,7 +2,8 @@
 //! tiny ones, many tables, large rows. Runs the program itself, one process for each node, against real
 //! servers, and prints a table.
 //!
-//! `make size` runs it at full size; as a test it is small, against a limit scaled down.
+//! `make size` runs it at full size; as a test it is small, against a limit scaled down. `TWINLOG_SIZE_CASE`
+//! names one case of those that [`all`] has.
 
 // The setting for tests covers only functions marked as tests, not what they share; a panic is how
 // any of them fails.

@@ -23,12 +23,15 @@ impl Applier {
     /// Applies it. On return it is committed with the marker behind it.
     pub(super) async fn apply_huge(&mut self, huge: &Huge) -> Result<()> {
         let head = huge.head();
-        tracing::info!(
-            origin = %self.origin.node,
-            position = self.origin.log_name.show(head.start),
-            changes = huge.len(),
-            "applying a transaction that does not fit into memory, from disk"
-        );
+        // A large row alone is nothing special where there are many of them.
+        if huge.weight() > self.config.engine.transaction_bytes() {
+            tracing::info!(
+                origin = %self.origin.node,
+                position = self.origin.log_name.show(head.start),
+                changes = huge.len(),
+                "applying a transaction that does not fit into memory, from disk"
+            );
+        }
         if head.definition.is_some() {
             self.define(head).await?;
         }

@@ -503,33 +503,33 @@ mod tests {
         }
     }
 
+    /// Wherever it is: in a frame's head, in a frame, or in a value that stands behind one.
     #[test]
-    fn a_damaged_file_is_noticed() {
+    fn damage_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
         let room = Room::new(folder.path(), 0);
-        let mut writer = room.file().unwrap();
-        let frame = Frame {
-            table: 0,
-            changes: vec![change(3)],
-            apart: Vec::new(),
+        let mut gathered = Gathered::default();
+        for number in [3, APART + 3, 4] {
+            let changes = vec![change(number)];
+            let mode = ForeignKeyMode::Engine;
+            gathered.push(&room, &table("t"), changes, mode).unwrap();
+        }
+        let (_, spilled) = gathered.finish().unwrap();
+        let spilled = spilled.unwrap();
+        let read = || {
+            let mut parts = spilled.parts();
+            while parts.next_part()?.is_some() {}
+            Ok::<_, Error>(())
         };
-        writer.push(&frame).unwrap();
-        let frames = writer.finish().unwrap();
-        assert!(
-            frames
-                .read()
-                .next::<Frame<Vec<RowChange>>>()
-                .unwrap()
-                .is_some()
-        );
-        frames.damage(12);
-        let error = frames.read().next::<Frame<Vec<RowChange>>>();
-        assert!(
-            error
-                .err()
-                .unwrap()
-                .to_string()
-                .contains("not what was written")
-        );
+        read().unwrap();
+        assert!(spilled.bytes() > APART as u64);
+        for place in 0..spilled.bytes() {
+            spilled.frames.damage(place);
+            let error = read().unwrap_err().to_string();
+            assert!(error.contains("not what was written"), "{place}: {error}");
+            // Once more, and it is as it was.
+            spilled.frames.damage(place);
+        }
+        read().unwrap();
     }
 }
