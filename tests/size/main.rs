@@ -183,6 +183,27 @@ impl Cluster {
         );
     }
 
+    /// Most memory that the engines ever had, in MiB; `status` says the same.
+    fn peaks(&self, engines: [&Running; 2]) -> [u64; 2] {
+        let before = engines.map(Running::peak);
+        let said = self.command(&["status"]).output().unwrap().stdout;
+        let said = String::from_utf8_lossy(&said).into_owned();
+        let after = engines.map(Running::peak);
+        for (number, node) in ["a", "b"].into_iter().enumerate() {
+            let line = said
+                .lines()
+                .find(|line| line.contains(&format!("engine {node}: memory")));
+            let words = line.and_then(|line| line.split_once("at most "));
+            let most = words.and_then(|(_, rest)| rest.split(' ').next());
+            let most: u64 = most.unwrap_or_else(|| panic!("{said}")).parse().unwrap();
+            assert!(
+                (before[number]..=after[number]).contains(&most),
+                "{before:?} {after:?} {said}"
+            );
+        }
+        after
+    }
+
     fn engines(&self) -> [Running; 2] {
         ["a", "b"].map(|node| self.engine(node))
     }
@@ -209,7 +230,7 @@ impl Cluster {
         let drained = Instant::now();
         self.done(&["wait", "--timeout", "1h"]);
         let drained = drained.elapsed();
-        let [a, b] = [engines[0].peak(), engines[1].peak()];
+        let [a, b] = self.peaks([&engines[0], &engines[1]]);
         self.done(&["verify", "--wait", "10m"]);
         let written = if before {
             written
@@ -406,7 +427,7 @@ async fn merged(kind: ServerKind, scale: Scale) -> String {
     let b = cluster.engine("b");
     cluster.done(&["wait", "--timeout", "1h"]);
     let drained = drained.elapsed();
-    let [a, b] = [a.peak(), b.peak()];
+    let [a, b] = cluster.peaks([&a, &b]);
     cluster.done(&["verify", "--wait", "10m"]);
     let line = format!(
         "| {} | 3 writes of each of {rows} merged rows, the other engine away | {:.0} | {:.0} | {a} | {b} | {} |",

@@ -237,3 +237,30 @@ impl Frames {
         self.file.write_all_at(&[byte[0] ^ 1], place).unwrap();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whichever write it is that finds no room: of many small frames, of bytes by themselves, or the last.
+    #[test]
+    fn a_full_disk_is_said() {
+        let full = || {
+            let file = File::options().write(true).open("/dev/full").unwrap();
+            Writer::new(file, Path::new("folder"))
+        };
+        let says = |result: Result<()>| {
+            let error = result.unwrap_err().to_string();
+            assert!(
+                error.contains("No space left") && error.contains("folder"),
+                "{error}"
+            );
+        };
+        let mut small = full();
+        says((0..CHUNK).try_for_each(|number| small.push(&number)));
+        says(full().push_bytes(&[1]));
+        let mut last = full();
+        last.push(&1).unwrap();
+        says(last.finish().map(|_| ()));
+    }
+}
