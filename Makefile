@@ -14,7 +14,7 @@ FIRST ?= 0
 .PHONY: help build servers demo test clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 tools:
 	@for tool in cargo cc; do command -v $$tool >/dev/null || { \
@@ -55,6 +55,14 @@ SEED ?=
 chaos: tools servers ## Kill engines and servers and break the network for MINUTES under load, and account for all writes
 	TWINLOG_CHAOS_SECONDS=$$(( $(MINUTES) * 60 )) $(if $(SEED),TWINLOG_CHAOS_SEED=$(SEED)) \
 	  cargo test --release --workspace --test chaos -- --nocapture --test-threads=2 storm
+
+# Rounds of "make differential"; SEED=.. repeats those of a run.
+ROUNDS ?= 200
+
+.PHONY: differential
+differential: tools servers ## Random tables and writes through twinlog and the servers' own replication, ROUNDS times, compared
+	TWINLOG_DIFFERENTIAL_ROUNDS=$(ROUNDS) TWINLOG_SEED=$(or $(SEED),$$RANDOM) \
+	  cargo test --workspace --test real -- --nocapture --test-threads=2 differential
 
 # One of huge, tiny, tables, large, merged; all of them without.
 CASE ?=

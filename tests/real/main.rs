@@ -27,6 +27,7 @@ mod conflicts;
 mod ddl_recognition;
 mod definition;
 mod demo;
+mod differential;
 mod fidelity;
 mod foreign_keys;
 mod hot_rows;

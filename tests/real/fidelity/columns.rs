@@ -38,6 +38,11 @@ pub(crate) struct Column {
 }
 
 impl Column {
+    /// Whether statements give it values; the server computes the others.
+    pub(crate) fn is_written(&self) -> bool {
+        self.random.is_some()
+    }
+
     /// An SQL expression for a value; `None` for columns that the server computes.
     pub(crate) fn value(&self, dice: &mut Dice) -> Option<String> {
         let random = self.random.as_ref()?;
