@@ -1,10 +1,12 @@
 //! Prepares one batch while the one before it is applied.
 
+use std::sync::Arc;
+
 use tokio::task::JoinHandle;
 
 use crate::apply::prepare::{Prepared, Preparer};
 use crate::error::{Error, Result};
-use crate::group::{Batch, Gatherer};
+use crate::group::{Batch, Gatherer, KeySet};
 
 /// The batch behind the one that is applied, where so much is waiting.
 pub(crate) struct Ahead {
@@ -22,8 +24,14 @@ impl Ahead {
     }
 
     /// Begins to prepare the batch behind `batch`, if so much is waiting: the next that
-    /// [`Self::next`] gives.
-    pub(crate) fn prepare_behind(&mut self, batch: &Batch, gatherer: &mut Gatherer) {
+    /// [`Self::next`] gives. `beside` are the groups, by their keys, that it may go beside, where it may
+    /// go by a lane.
+    pub(crate) fn prepare_behind(
+        &mut self,
+        batch: &Batch,
+        gatherer: &mut Gatherer,
+        beside: Option<Vec<Arc<KeySet>>>,
+    ) {
         let Some(mut preparer) = self.preparer.take() else {
             return;
         };
@@ -36,11 +44,18 @@ impl Ahead {
             let prepared = if batch.is_definition() {
                 None
             } else {
-                let prepared = preparer.prepare_merged(&mut batch.transactions).await;
+                let prepared = preparer
+                    .prepare_merged(&mut batch.transactions, beside)
+                    .await;
                 prepared.ok()
             };
             (preparer, batch, prepared)
         }));
+    }
+
+    /// Whether the next batch is there already.
+    pub(crate) fn has_next(&self) -> bool {
+        self.preparing.is_some()
     }
 
     /// The next batch, with what is known of it; `None` when the reader is gone. Nothing is lost if

@@ -12,6 +12,7 @@ use crate::decode::ddl::{self, Statement, Xid};
 use crate::decode::event::{Event, EventHeader, Flavor};
 use crate::error::{Error, Result};
 use crate::gtid::Gtid;
+use crate::own_schema::LANE;
 use crate::position::LogPos;
 use crate::position::marker::MARKER_TABLE;
 use crate::source::Placed;
@@ -385,7 +386,7 @@ impl Assembler {
         // No engine prepares, and a statement would end the transaction.
         let is_marker = |change: &TableChange| {
             change.table.database.eq_ignore_ascii_case(&self.schema)
-                && &*change.table.name == MARKER_TABLE
+                && [MARKER_TABLE, LANE].contains(&&*change.table.name)
         };
         if whole.statement.is_some() || whole.changes.iter().any(is_marker) {
             return Err(self.malformed(start, "an XA transaction with more in it than rows"));
@@ -501,12 +502,12 @@ impl Open {
         }
     }
 
-    /// Whether an engine applied it: its marker row comes first. What it applied is of no use to
-    /// those who read it back.
+    /// Whether an engine applied it: its marker row, or the sign of a lane, comes first. What it
+    /// applied is of no use to those who read it back.
     fn is_applied(&self) -> bool {
         self.own
             .iter()
-            .any(|change| &*change.table.name == MARKER_TABLE)
+            .any(|change| [MARKER_TABLE, LANE].contains(&&*change.table.name))
     }
 
     fn without_gtid(start: LogPos, header: &EventHeader, shape: Shape) -> Self {

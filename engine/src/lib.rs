@@ -29,6 +29,7 @@ pub mod log_reader;
 pub mod monitor;
 pub mod origin;
 pub mod own_schema;
+mod pipeline;
 pub mod position;
 pub mod preflight;
 pub mod replicator;

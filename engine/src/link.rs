@@ -3,14 +3,14 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::agreement;
-use crate::ahead::Ahead;
 use crate::apply::applier::Applier;
-use crate::apply::prepare::Prepared;
+use crate::apply::lane::MOST_LANES;
+use crate::apply::lanes::Lanes;
 use crate::backoff::Backoff;
 use crate::config::{Config, NodeConfig};
 use crate::conflict::kept;
@@ -18,33 +18,25 @@ use crate::conflict::window::Window;
 use crate::connection::{Identity, NodeConnection, quote_string};
 use crate::error::{Disposition, Error, Result};
 use crate::failpoint::{self, Failpoint};
-use crate::group::{Batch, Gatherer, Item, Limits};
-use crate::gtid::Gtid;
+use crate::group::{Gatherer, Item, Limits};
 use crate::lineage;
 use crate::log_reader::{LogReader, Start, Step};
 use crate::origin::{Origin, Reason};
+use crate::pipeline::Pipeline;
 use crate::position::LogPos;
 use crate::position::marker::{Intended, Marker};
 use crate::position::reconcile::{Agreement, Resume, reconcile};
-use crate::position::store::{LinkRecord, Store};
+use crate::position::store::Store;
 use crate::replicator::merges;
 use crate::schema::SchemaCatalog;
 use crate::spill::Room;
 use crate::status::{LinkProgress, State, TailProgress};
-use crate::transaction::{Local, Seen};
+use crate::transaction::Seen;
 
 /// Items between reader and apply; their bytes are bounded besides.
 pub(crate) const QUEUE_ITEMS: usize = 32_768;
-/// Log behind the marker that a lost store may make us read again before the marker is moved
-/// without rows.
-const IDLE_MARKER_BYTES: u64 = 8 << 20;
-/// But not more often than this, so that two idle engines do not write for each other.
-const IDLE_MARKER_PAUSE: Duration = Duration::from_secs(10);
 /// How often to look whether the tailer still runs while waiting for it.
 const TAILER_LOOK: Duration = Duration::from_millis(500);
-/// Pauses after a deadlock or lock timeout.
-const CONTENTION_BACKOFF: (Duration, Duration) =
-    (Duration::from_millis(5), Duration::from_millis(500));
 
 /// One link of this engine.
 pub(crate) struct Link {
@@ -207,6 +199,14 @@ impl Link {
             Arc::clone(&self.intended),
             relaxed,
         )));
+        let lanes = Lanes::new(
+            &self.config,
+            &self.target,
+            [&origin, &self.target_identity],
+            &self.window,
+            &self.catalog,
+            &self.progress,
+        );
         let applier = Applier::new(
             connection,
             Arc::clone(&self.config),
@@ -219,167 +219,9 @@ impl Link {
         )
         .await?;
         let gatherer = Gatherer::new(items, limits(&self.config));
-        self.settle(applier, gatherer, resume, reading, breaks)
+        Pipeline::new(self, applier, gatherer, lanes, &resume)
+            .run(reading, breaks)
             .await
-    }
-
-    /// Applies batch after batch.
-    async fn settle(
-        &self,
-        mut applier: Applier,
-        mut gatherer: Gatherer,
-        resume: Resume,
-        mut reading: Reading,
-        mut breaks: watch::Receiver<u64>,
-    ) -> Result<()> {
-        let mut clock = resume.clock;
-        let mut seen = Seen {
-            position: resume.seen,
-            clock: resume.seen_clock,
-        };
-        let mut marked = resume.marked;
-        let mut xa_from = resume.xa_from;
-        let mut birth = (resume.position.file, resume.log_birth);
-        let mut marker_moved = Instant::now();
-        // DDL was about to run at the origin and its log has not said yet whether it ran: whoever
-        // goes on reading has to begin in front of that.
-        let mut open_intent = false;
-        let mut ahead = Ahead::new(applier.preparer());
-        loop {
-            let batch = tokio::select! {
-                biased;
-                () = self.stop.cancelled() => {
-                    self.store.flush()?;
-                    failpoint::reach(Failpoint::Stopping);
-                    return Ok(());
-                }
-                batch = ahead.next(&mut gatherer) => batch?,
-                // An idle link would not notice that its own node was down, and may have come back
-                // without what was applied.
-                Ok(()) = breaks.changed() => {
-                    return Err(Error::Connection {
-                        node: self.target.name.clone(),
-                        message: "the connection of its tailer broke: looking at the node anew"
-                            .to_owned(),
-                    });
-                }
-            };
-            let Some((mut batch, prepared)) = batch else {
-                return match (&mut reading.0).await {
-                    Ok(Ok(())) => Err(Error::Internal("the reader ended by itself".to_owned())),
-                    Ok(Err(error)) => Err(error),
-                    Err(join) => Err(Error::Internal(format!("the reader failed: {join}"))),
-                };
-            };
-            failpoint::reach(Failpoint::Grouped);
-            let end = batch.end;
-            // Known only of what ends there itself: behind it there may be more without a write.
-            let mut numbered = None;
-            let last = batch.huge.as_ref().map(|huge| huge.head());
-            if let Some(last) = last.or(batch.transactions.last()) {
-                (clock, seen) = (last.effective, last.seen);
-                birth = birth.max((last.end.file, last.log_birth));
-                numbered = own_number(last, applier.origin_uuid()).filter(|_| last.end == end);
-                marker_moved = Instant::now();
-            }
-            if let Some(last) = batch.passed.last() {
-                xa_from = last.xa_from;
-                // Whichever stands later in the log knows more.
-                clock = clock.max(last.clock);
-                birth = birth.max((last.end.file, last.log_birth));
-                if last.end == end {
-                    numbered = last.numbered;
-                }
-                if last.seen.position > seen.position {
-                    seen = last.seen;
-                }
-            }
-            for passed in &batch.passed {
-                match &passed.reason {
-                    Reason::Applied(marker) => {
-                        open_intent = marker.intent.is_some();
-                        marked = Some(marker.position);
-                    }
-                    Reason::AppliedDefinition => open_intent = false,
-                    _ => {}
-                }
-            }
-            // What comes behind DDL may fit its tables only once that has run.
-            if !batch.is_definition() {
-                ahead.prepare_behind(&batch, &mut gatherer);
-            }
-            let begun = Instant::now();
-            let contended = self
-                .apply_patiently(&mut applier, &mut batch, prepared)
-                .await?;
-            gatherer.applied(&batch, begun.elapsed());
-            if contended {
-                gatherer.contended();
-            }
-            drop(batch);
-            self.window.acknowledge(seen.position);
-            self.progress.settled(end);
-            if open_intent {
-                continue;
-            }
-            let committed = applier.marker().position;
-            let far = end.file != committed.file
-                || end.offset.saturating_sub(committed.offset) > IDLE_MARKER_BYTES;
-            if far && marker_moved.elapsed() > IDLE_MARKER_PAUSE {
-                applier
-                    .move_marker((end, 0), clock, (seen.position, seen.clock))
-                    .await?;
-                marker_moved = Instant::now();
-            }
-            failpoint::reach(Failpoint::BeforeStore);
-            self.store.keep_link(
-                &self.origin.name,
-                &LinkRecord {
-                    marker: applier.marker().position,
-                    transactions: applier.marker().transactions,
-                    gtid: applier.marker().gtid.clone(),
-                    settled: end,
-                    clock,
-                    seen: seen.position,
-                    seen_clock: seen.clock,
-                    log_birth: if birth.0 == end.file { birth.1 } else { 0 },
-                    marked,
-                    numbered,
-                    xa_from,
-                },
-            )?;
-            failpoint::reach(Failpoint::AfterStore);
-        }
-    }
-
-    /// Applies a batch, again and again while others hold its locks: a client that keeps a row
-    /// locked delays the link, and must not stop it. Says whether they did.
-    async fn apply_patiently(
-        &self,
-        applier: &mut Applier,
-        batch: &mut Batch,
-        mut prepared: Option<Prepared>,
-    ) -> Result<bool> {
-        let mut backoff = Backoff::new(CONTENTION_BACKOFF);
-        let mut contended = false;
-        loop {
-            match applier.apply(batch, prepared.take()).await {
-                Err(Error::Contention { code, message, .. }) => {
-                    contended = true;
-                    self.progress.retried();
-                    let pause = backoff.next();
-                    tracing::debug!(code, message, ?pause, "lock contention: trying again");
-                    tokio::select! {
-                        () = self.stop.cancelled() => return Err(Error::Stopped),
-                        () = tokio::time::sleep(pause) => {}
-                    }
-                    let committed = applier.marker().position;
-                    batch.forget(committed);
-                }
-                Err(error) => return Err(error),
-                Ok(()) => return Ok(contended),
-            }
-        }
     }
 
     /// Waits until the tailer has read up to `end`, as long as it runs.
@@ -438,55 +280,78 @@ impl Link {
     }
 }
 
-/// Ends the connection that applies what `origin` wrote at this node, if there is one, and takes its
-/// lock. Its engine may hang, or the server may not know yet that the connection is broken; until it
-/// ends it holds row locks, that of the marker row too, or runs a statement still. A lock of the
-/// server's tells which it is; its number alone would not, since a server that was restarted gives the
-/// numbers out again. The server gives the lock back when it has rolled back what the connection had
+/// Ends the connections that apply what `origin` wrote at this node, if there are any, and takes the
+/// lock of the first. Their engine may hang, or the server may not know yet that a connection is broken;
+/// until it ends it holds row locks, that of the marker row too, or runs a statement still. A lock of
+/// the server's tells which it is; its number alone would not, since a server that was restarted gives
+/// the numbers out again. The server gives the lock back when it has rolled back what the connection had
 /// open.
 ///
 /// # Errors
-/// [`Error::Connection`] where it cannot be ended, or not yet.
+/// [`Error::Connection`] where one cannot be ended, or not yet.
 pub(crate) async fn end_applier(connection: &mut NodeConnection, origin: &str) -> Result<()> {
-    let lock = apply_lock(origin);
-    let context = "taking the apply lock";
-    let node = connection.node().to_owned();
-    let previous: Option<Option<u64>> = connection
-        .first(&format!("SELECT IS_USED_LOCK({lock})"), context)
-        .await?;
-    if let Some(previous) = previous.flatten() {
-        match connection
-            .execute(format!("KILL {previous}"), context)
-            .await
-        {
-            // It ended by itself meanwhile.
-            Ok(_) | Err(Error::Server { code: 1094, .. }) => {}
-            Err(error) => {
-                return Err(Error::Connection {
-                    node,
-                    message: format!(
-                        "connection {previous} still applies for this link, under another account, and \
-                         cannot be ended ({error}); KILL it"
-                    ),
-                });
+    for lane in (0..=MOST_LANES).rev() {
+        let lock = apply_lock(origin, lane);
+        let context = "taking the apply lock";
+        let previous: Option<Option<u64>> = connection
+            .first(&format!("SELECT IS_USED_LOCK({lock})"), context)
+            .await?;
+        let previous = previous.flatten();
+        if let Some(previous) = previous {
+            match connection
+                .execute(format!("KILL {previous}"), context)
+                .await
+            {
+                // It ended by itself meanwhile.
+                Ok(_) | Err(Error::Server { code: 1094, .. }) => {}
+                Err(error) => {
+                    return Err(Error::Connection {
+                        node: connection.node().to_owned(),
+                        message: format!(
+                            "connection {previous} still applies for this link, under another account, \
+                             and cannot be ended ({error}); KILL it"
+                        ),
+                    });
+                }
             }
         }
+        if lane == 0 {
+            take_apply_lock(connection, origin, lane).await?;
+        } else if previous.is_some() {
+            take_apply_lock(connection, origin, lane).await?;
+            release(connection, &lock).await?;
+        }
     }
-    let taken: Option<Option<i64>> = connection
-        .first(&format!("SELECT GET_LOCK({lock}, 5)"), context)
-        .await?;
+    Ok(())
+}
+
+/// Takes the lock of the connection that applies in this lane; 0 is that of the applier.
+///
+/// # Errors
+/// [`Error::Connection`] where another connection has it.
+pub(crate) async fn take_apply_lock(
+    connection: &mut NodeConnection,
+    origin: &str,
+    lane: usize,
+) -> Result<()> {
+    let sql = format!("SELECT GET_LOCK({}, 5)", apply_lock(origin, lane));
+    let taken: Option<Option<i64>> = connection.first(&sql, "taking the apply lock").await?;
     if taken.flatten() == Some(1) {
         return Ok(());
     }
     Err(Error::Connection {
-        node,
+        node: connection.node().to_owned(),
         message: "the connection that applied before has not ended yet".to_owned(),
     })
 }
 
 /// Gives the lock of [`end_applier`] back.
 pub(crate) async fn let_apply(connection: &mut NodeConnection, origin: &str) -> Result<()> {
-    let sql = format!("DO RELEASE_LOCK({})", apply_lock(origin));
+    release(connection, &apply_lock(origin, 0)).await
+}
+
+async fn release(connection: &mut NodeConnection, lock: &str) -> Result<()> {
+    let sql = format!("DO RELEASE_LOCK({lock})");
     connection
         .execute(sql, "giving back the apply lock")
         .await?;
@@ -494,8 +359,11 @@ pub(crate) async fn let_apply(connection: &mut NodeConnection, origin: &str) -> 
 }
 
 /// The name, as a literal, of the lock that the connection holds which applies what `origin` wrote.
-fn apply_lock(origin: &str) -> String {
-    quote_string(&format!("twinlog.apply.{origin}"))
+fn apply_lock(origin: &str, lane: usize) -> String {
+    match lane {
+        0 => quote_string(&format!("twinlog.apply.{origin}")),
+        lane => quote_string(&format!("twinlog.apply.{lane}.{origin}")),
+    }
 }
 
 /// Reads the marker of one origin at a node.
@@ -534,16 +402,6 @@ pub(crate) fn uuid_text(identity: &Identity) -> String {
         .uuid
         .map(crate::gtid::format_uuid)
         .unwrap_or_default()
-}
-
-/// Number of a transaction's GTID, if the log's own server gave it out.
-fn own_number(local: &Local, own: Option<[u8; 16]>) -> Option<u64> {
-    match &local.gtid {
-        Some(Gtid::MySql { uuid, tag, number }) if tag.is_empty() && own == Some(*uuid) => {
-            Some(*number)
-        }
-        _ => None,
-    }
 }
 
 fn lock(intended: &Mutex<Option<Intended>>) -> MutexGuard<'_, Option<Intended>> {

@@ -9,7 +9,7 @@ use crate::decode::event::{Event, Flavor};
 use crate::error::{Error, Result};
 use crate::gtid::{Gtid, format_uuid};
 use crate::origin::{Origin, OriginFilter, Reason};
-use crate::own_schema::{BARRIER, MARKER};
+use crate::own_schema::{BARRIER, LANE, MARKER};
 use crate::position::LogPos;
 use crate::position::marker::Intended;
 use crate::source::{Placed, Source};
@@ -390,14 +390,15 @@ pub(crate) fn decoder(flavor: Flavor, config: &Config) -> Decoder {
     decoder.set_table_filter(Box::new(move |database, table| {
         if database.eq_ignore_ascii_case(&own) {
             // Nobody reads the others from the log, and a journal can be large.
-            return table == MARKER || table == BARRIER;
+            return [MARKER, LANE, BARRIER].contains(&table);
         }
         rules.includes(database, &own)
     }));
-    // What an engine wrote goes nowhere: its marker says it all.
+    // What an engine wrote goes nowhere: its marker says it all. It is the first row, or has a sign
+    // there.
     let own = config.engine.schema.clone();
     decoder.set_marker(Box::new(move |database, table| {
-        database.eq_ignore_ascii_case(&own) && table == MARKER
+        database.eq_ignore_ascii_case(&own) && [MARKER, LANE].contains(&table)
     }));
     decoder
 }

@@ -13,6 +13,7 @@ use crate::decode::ddl::{self, Coverage, Recovery, Statement};
 use crate::decode::event::{Flavor, SessionContext};
 use crate::error::{Error, Result};
 use crate::gtid::Gtid;
+use crate::own_schema::LANE;
 use crate::position::LogPos;
 use crate::position::marker::{BARRIER_TABLE, Intended, MARKER_TABLE, Marker};
 use crate::row::{RowChange, Value};
@@ -423,6 +424,21 @@ impl OriginFilter {
             })?;
             last = Some(marker);
         }
+        // Behind the sign of a lane the rows were left unread.
+        let signed = transaction.changes.iter().any(|change| {
+            change.table.database.eq_ignore_ascii_case(&self.schema) && &*change.table.name == LANE
+        });
+        if signed && last.is_none() {
+            return Err(Error::Binlog {
+                node: self.log_of.node.to_string(),
+                position: self.log_of.log_name.show(transaction.start),
+                problem: format!(
+                    "the transaction has a row of {}.{LANE}, which only engines write, and no marker \
+                     row: the engine's schema was changed by hand",
+                    self.schema
+                ),
+            });
+        }
         Ok(last)
     }
 
@@ -538,6 +554,7 @@ mod tests {
                 group_rows: 1,
                 group_bytes: 1,
                 group_time: std::time::Duration::from_millis(1),
+                apply_connections: 1,
                 queue_bytes: 1,
                 window_bytes: 1,
             },

@@ -6,6 +6,8 @@ use crate::error::Result;
 
 /// How far each origin has been applied; see [`crate::position::marker`].
 pub const MARKER: &str = "marker";
+/// The sign of a connection that applies beside others; see [`crate::apply::lane`].
+pub const LANE: &str = "lane";
 /// Rises with every `twinlog wait`; see [`crate::barrier`].
 pub const BARRIER: &str = "barrier";
 /// Settled conflicts; see [`crate::conflict::journal`].
@@ -26,7 +28,7 @@ struct OwnTable {
 
 const NAME: &str = "VARCHAR(32) CHARACTER SET ascii COLLATE ascii_bin NOT NULL";
 
-const TABLES: [OwnTable; 5] = [
+const TABLES: [OwnTable; 6] = [
     OwnTable {
         name: MARKER,
         comment: "how far each origin has been applied here",
@@ -57,6 +59,16 @@ const TABLES: [OwnTable; 5] = [
             ("intent_clock", "BIGINT UNSIGNED NOT NULL DEFAULT 0"),
         ],
         keys: "PRIMARY KEY (origin)",
+    },
+    OwnTable {
+        name: LANE,
+        comment: "first row of what is applied beside other groups; the marker row is its last",
+        columns: &[
+            ("origin", NAME),
+            ("lane", "TINYINT UNSIGNED NOT NULL"),
+            ("turns", "BIGINT UNSIGNED NOT NULL"),
+        ],
+        keys: "PRIMARY KEY (origin, lane)",
     },
     OwnTable {
         name: BARRIER,

@@ -217,7 +217,9 @@ impl Way {
             passage.transactions += batch.transactions.len() as u64;
             passage.transactions += u64::from(batch.huge.is_some());
             if !batch.transactions.is_empty() && !batch.is_definition() {
-                let prepared = preparer.prepare_merged(&mut batch.transactions).await?;
+                let prepared = preparer
+                    .prepare_merged(&mut batch.transactions, None)
+                    .await?;
                 let (statements, bytes) = prepared.written();
                 passage.groups += 1;
                 passage.statements += statements as u64;

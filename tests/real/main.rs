@@ -33,6 +33,7 @@ mod foreign_keys;
 mod hot_rows;
 mod huge;
 mod keys;
+mod lanes;
 mod lost_log;
 mod merging;
 mod outcomes;

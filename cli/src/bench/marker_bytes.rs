@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context as _;
+use twinlog_engine::own_schema::{LANE, MARKER};
 
 /// Length of an event's header.
 const HEADER: usize = 19;
@@ -10,7 +11,7 @@ const TABLE_MAP: u8 = 19;
 /// Rows of MySQL 5.6 and later, and of MariaDB: write, update, delete; and MySQL's partial update.
 const ROWS: [u8; 7] = [23, 24, 25, 30, 31, 32, 39];
 
-/// Bytes of the events of table `schema`.marker in the binlogs of a stopped or quiet server.
+/// Bytes of the events of the tables `schema`.marker and `schema`.lane in the binlogs of a stopped or quiet server.
 ///
 /// Counts by the events' headers and table ids alone. An encrypted or compressed log shows nothing.
 ///
@@ -34,11 +35,18 @@ pub fn in_folder(folder: &Path, schema: &str) -> anyhow::Result<u64> {
 }
 
 fn in_log(file: &[u8], schema: &str) -> u64 {
-    let mut table_name = vec![u8::try_from(schema.len()).unwrap_or(u8::MAX)];
-    table_name.extend(schema.as_bytes());
-    table_name.extend(b"\0\x06marker\0");
+    // The marker row, and the sign that stands in front where it comes last.
+    let tables = [MARKER, LANE].map(|table| {
+        let length = |name: &str| u8::try_from(name.len()).unwrap_or(u8::MAX);
+        let mut name = vec![length(schema)];
+        name.extend(schema.as_bytes());
+        name.extend([0, length(table)]);
+        name.extend(table.as_bytes());
+        name.push(0);
+        name
+    });
     let mut rest = file.get(4..).unwrap_or_default();
-    let mut marker = None;
+    let mut own: [Option<&[u8]>; 2] = [None; 2];
     let mut bytes = 0;
     while let Some(header) = rest.get(..HEADER) {
         let length = u32::from_le_bytes([header[9], header[10], header[11], header[12]]) as usize;
@@ -48,15 +56,14 @@ fn in_log(file: &[u8], schema: &str) -> u64 {
         let table = body.get(..6);
         let counts = match header[4] {
             TABLE_MAP => {
-                let is_marker = body
-                    .get(8..)
-                    .is_some_and(|names| names.starts_with(&table_name));
-                if is_marker {
-                    marker = table;
+                let names = body.get(8..).unwrap_or_default();
+                let place = tables.iter().position(|name| names.starts_with(name));
+                if let Some(place) = place {
+                    own[place] = table;
                 }
-                is_marker
+                place.is_some()
             }
-            kind if ROWS.contains(&kind) => table.is_some() && table == marker,
+            kind if ROWS.contains(&kind) => table.is_some() && own.contains(&table),
             _ => false,
         };
         if counts {
@@ -88,9 +95,17 @@ mod tests {
         };
         let rows = |id: u8| event(31, &[id, 0, 0, 0, 0, 0, 1, 0, 9, 9]);
         let marker = map(7, b"\x07twinlog\0\x06marker\0rest");
-        let counted = (marker.len() + rows(7).len()) as u64;
+        let sign = map(9, b"\x07twinlog\0\x04lane\0rest");
+        let counted = (marker.len() + sign.len() + 2 * rows(7).len()) as u64;
         let mut log = b"\xfebin".to_vec();
-        for event in [marker, rows(7), map(8, b"\x05bench\0\x06marker\0"), rows(8)] {
+        for event in [
+            sign,
+            rows(9),
+            marker,
+            rows(7),
+            map(8, b"\x05bench\0\x06marker\0"),
+            rows(8),
+        ] {
             log.extend(event);
         }
         log.extend(&rows(7)[..20]);

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use super::careful::{CAREFUL_CHANGES, CAREFUL_TRANSACTIONS, Scope};
-use super::execute::{Failure, execute};
+use super::execute::{Failure, Head, execute};
 use super::foreign_key;
 use super::prepare::{Prepared, PreparedTransaction, Preparer, Written, meeting};
 use super::session;
@@ -21,7 +21,7 @@ use crate::conflict::window::Window;
 use crate::connection::{Identity, NodeConnection};
 use crate::error::{Disposition, Error, Result};
 use crate::failpoint::{self, Failpoint};
-use crate::group::Batch;
+use crate::group::{Batch, KeySet};
 use crate::link::read_marker;
 use crate::position::LogPos;
 use crate::position::marker::Marker;
@@ -396,13 +396,14 @@ impl Applier {
         };
         let written = match ahead {
             Some(written) => written,
-            None => self.preparer.write(transactions, prepared, merge)?,
+            None => self.preparer.write(transactions, prepared, merge, &[])?,
         };
         let marker = self.marker_behind(transactions, last);
         let sql = marker.update(&self.config.engine.schema, &self.marker);
         let statements = &written.statements;
         let checks = &mut self.foreign_key_checks;
-        match execute(&mut self.connection, Some(&sql), statements, checks).await {
+        let head = Some(Head::Marker(&sql));
+        match execute(&mut self.connection, head, statements, checks).await {
             Ok(()) => {}
             Err(Failure::Error(error)) => return Err(error),
             Err(Failure::MarkerMoved) => return Err(self.marker_moved().await?),
@@ -463,32 +464,24 @@ impl Applier {
     }
 
     pub(super) fn marker_behind(&self, transactions: &[Local], last: &Local) -> Marker {
-        let counted = transactions
-            .iter()
-            .filter(|transaction| !transaction.barrier);
-        let (mut number, mut changes) = (0, 0);
-        for transaction in counted {
-            number += 1;
-            changes += transaction.changes.len() as u64;
-        }
-        Marker {
-            position: last.end,
-            log_birth: last.log_birth,
-            gtid: last
-                .gtid
-                .as_ref()
-                .map(ToString::to_string)
-                .unwrap_or_default(),
-            clock: last.effective,
-            seen: self.marker.seen.max(last.seen.position),
-            seen_clock: self.marker.seen_clock.max(last.seen.clock),
-            intent: None,
-            intent_clock: 0,
-            intended: None,
-            transactions: self.marker.transactions + number,
-            changes: self.marker.changes + changes,
-            ..self.marker.clone()
-        }
+        marker_behind(&self.marker, transactions, last)
+    }
+
+    /// What was committed with this marker went by another connection.
+    pub(crate) fn committed(&mut self, marker: Marker) {
+        self.marker = marker;
+    }
+
+    /// Prepares a batch for a lane; `beside` are the groups that are applied at present.
+    pub(crate) async fn prepare_beside(
+        &mut self,
+        batch: &mut Batch,
+        beside: Vec<Arc<KeySet>>,
+    ) -> Result<Prepared> {
+        let transactions = &mut batch.transactions;
+        self.preparer
+            .prepare_merged(transactions, Some(beside))
+            .await
     }
 
     /// Moves the marker without rows, so that a lost store costs little reading again.
@@ -525,6 +518,36 @@ impl Applier {
     pub(super) fn forget_schemas(&mut self) {
         self.catalog.forget();
         self.preparer.forget();
+    }
+}
+
+/// The marker behind these transactions, of which `last` is the last, where it is `from` in front.
+pub(super) fn marker_behind(from: &Marker, transactions: &[Local], last: &Local) -> Marker {
+    let counted = transactions
+        .iter()
+        .filter(|transaction| !transaction.barrier);
+    let (mut number, mut changes) = (0, 0);
+    for transaction in counted {
+        number += 1;
+        changes += transaction.changes.len() as u64;
+    }
+    Marker {
+        position: last.end,
+        log_birth: last.log_birth,
+        gtid: last
+            .gtid
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        clock: last.effective,
+        seen: from.seen.max(last.seen.position),
+        seen_clock: from.seen_clock.max(last.seen.clock),
+        intent: None,
+        intent_clock: 0,
+        intended: None,
+        transactions: from.transactions + number,
+        changes: from.changes + changes,
+        ..from.clone()
     }
 }
 

@@ -51,21 +51,22 @@ impl From<Error> for Failure {
 }
 
 /// Runs the statements in order within the open transaction, many to a round trip: each packet's
-/// are run until one fails. `marker` moves the marker row, and is the first. `checks` is the
-/// session's `foreign_key_checks`, which is changed where a table has foreign keys.
+/// are run until one fails. `head` is the first. `checks` is the session's `foreign_key_checks`, which is changed where a table has foreign keys.
 ///
 /// # Errors
 /// [`Failure`]; the transaction must then be rolled back.
 pub(super) async fn execute(
     connection: &mut NodeConnection,
-    marker: Option<&str>,
+    head: Option<Head<'_>>,
     statements: &[Statement],
     checks: &mut bool,
 ) -> Result<(), Failure> {
     let mut packet = Packet::default();
     let mut planned = *checks;
-    if let Some(sql) = marker {
-        packet.push(sql.as_bytes(), Part::Marker);
+    match head {
+        Some(Head::Marker(sql)) => packet.push(sql.as_bytes(), Part::Marker),
+        Some(Head::Sign(sql)) => packet.push(sql.as_bytes(), Part::Sign),
+        None => {}
     }
     for statement in statements {
         let mapping = &statement.mapping;
@@ -88,6 +89,16 @@ pub(super) async fn execute(
     packet.send(connection, checks).await
 }
 
+/// What stands in front of all rows of a transaction, so that who reads it in the log need not look at
+/// them.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Head<'s> {
+    /// Moves the marker row.
+    Marker(&'s str),
+    /// Writes the sign of a lane.
+    Sign(&'s str),
+}
+
 /// Statements that are sent together.
 #[derive(Default)]
 struct Packet<'s> {
@@ -98,6 +109,7 @@ struct Packet<'s> {
 #[derive(Clone, Copy)]
 enum Part<'s> {
     Marker,
+    Sign,
     /// Of `foreign_key_checks`.
     Setting(bool),
     Rows(&'s Statement),
@@ -143,7 +155,7 @@ impl<'s> Packet<'s> {
         }
         for (part, found) in self.parts.iter().zip(&found) {
             match part {
-                Part::Setting(_) => {}
+                Part::Setting(_) | Part::Sign => {}
                 Part::Marker if *found == 1 => {}
                 Part::Marker => return Err(Failure::MarkerMoved),
                 Part::Rows(statement) if *found == statement.expected => {}
@@ -164,6 +176,11 @@ impl<'s> Packet<'s> {
                 Some(Part::Setting(_)) => Failure::Error(Error::from_driver(
                     node,
                     "setting foreign_key_checks",
+                    error,
+                )),
+                Some(Part::Sign) => Failure::Error(Error::from_driver(
+                    node,
+                    "writing the sign of a lane",
                     error,
                 )),
                 Some(Part::Marker) | None => {

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use super::applier::Applier;
+use crate::conflict::window::Window;
+use crate::connection::{Identity, NodeConnection};
 use crate::error::{Error, Result};
 use crate::position::LogPos;
 
@@ -11,54 +13,66 @@ use crate::position::LogPos;
 const TAILER_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Applier {
-    /// Waits until the tailer has read up to the end that the target's log has now.
+    /// As [`tailer_at_end`].
     pub(super) async fn tailer_at_end(&mut self) -> Result<()> {
-        let mut looks = 0;
-        loop {
-            let read = self.window.read_position();
-            let (_, end) = self.connection.log_end(self.target.flavor).await?;
-            if end >= read {
-                let waited = self.tailer_reaches(end).await;
-                return waited.unwrap_or_else(|| {
-                    Err(Error::Connection {
-                        node: self.target.node.to_string(),
-                        message: format!(
-                            "the tailer of this node's own binlog did not reach {} within {} s",
-                            self.target.log_name.show(end),
-                            TAILER_PATIENCE.as_secs()
-                        ),
-                    })
-                });
-            }
-            // For a moment a server that rotates may name the file that it leaves; a log that stays
-            // behind what was read of it is another one.
-            looks += 1;
-            if looks > 20 {
-                return Err(Error::LogLost {
-                    node: self.target.node.to_string(),
-                    problem: format!(
-                        "its own log ends at {}, and was read up to {}: it was reset or restored \
+        tailer_at_end(&mut self.connection, &self.target, &self.window).await
+    }
+}
+
+/// Waits until the tailer has read up to the end that the target's log has now.
+///
+/// # Errors
+/// The connection's, also where the tailer stands still; [`Error::LogLost`].
+pub(super) async fn tailer_at_end(
+    connection: &mut NodeConnection,
+    target: &Identity,
+    window: &Window,
+) -> Result<()> {
+    let mut looks = 0;
+    loop {
+        let read = window.read_position();
+        let (_, end) = connection.log_end(target.flavor).await?;
+        if end >= read {
+            let waited = tailer_reaches(window, end).await;
+            return waited.unwrap_or_else(|| {
+                Err(Error::Connection {
+                    node: target.node.to_string(),
+                    message: format!(
+                        "the tailer of this node's own binlog did not reach {} within {} s",
+                        target.log_name.show(end),
+                        TAILER_PATIENCE.as_secs()
+                    ),
+                })
+            });
+        }
+        // For a moment a server that rotates may name the file that it leaves; a log that stays
+        // behind what was read of it is another one.
+        looks += 1;
+        if looks > 20 {
+            return Err(Error::LogLost {
+                node: target.node.to_string(),
+                problem: format!(
+                    "its own log ends at {}, and was read up to {}: it was reset or restored \
                          under the running engine. Compare the nodes, make them alike, then run \
                          `twinlog init --force`",
-                        self.target.log_name.show(end),
-                        self.target.log_name.show(read)
-                    ),
-                });
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+                    target.log_name.show(end),
+                    target.log_name.show(read)
+                ),
+            });
         }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
 
-    /// Waits as long as the tailer is at work: it may be in the middle of a large transaction.
-    async fn tailer_reaches(&self, end: LogPos) -> Option<Result<()>> {
-        loop {
-            let before = self.window.stirred();
-            let read = tokio::time::timeout(TAILER_PATIENCE, self.window.read_up_to(end)).await;
-            match read {
-                Ok(read) => return Some(read),
-                Err(_) if self.window.stirred() == before => return None,
-                Err(_) => {}
-            }
+/// Waits as long as the tailer is at work: it may be in the middle of a large transaction.
+async fn tailer_reaches(window: &Window, end: LogPos) -> Option<Result<()>> {
+    loop {
+        let before = window.stirred();
+        let read = tokio::time::timeout(TAILER_PATIENCE, window.read_up_to(end)).await;
+        match read {
+            Ok(read) => return Some(read),
+            Err(_) if window.stirred() == before => return None,
+            Err(_) => {}
         }
     }
 }

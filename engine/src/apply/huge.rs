@@ -175,7 +175,7 @@ impl Applier {
         let claims = prepared.iter().flat_map(|prepared| &prepared.claims);
         keys.extend(claims.map(|claim| (claim.key, claim.seen != seen)))?;
         // What is asked of foreign keys waits until all parts are written.
-        let written = self.preparer.write(of_part, &prepared, merge)?;
+        let written = self.preparer.write(of_part, &prepared, merge, &[])?;
         // They stand in the statements now, and on disk.
         part.changes = Vec::new();
         let checks = &mut self.foreign_key_checks;

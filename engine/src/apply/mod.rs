@@ -11,6 +11,8 @@ mod foreign_key;
 mod guard;
 mod huge;
 pub(crate) mod image;
+pub(crate) mod lane;
+pub(crate) mod lanes;
 pub mod literal;
 mod locking;
 pub mod mapping;

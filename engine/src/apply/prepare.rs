@@ -18,7 +18,7 @@ use crate::conflict::key::{KeyHash, TableHash, image_keys};
 use crate::conflict::window::Window;
 use crate::connection::Identity;
 use crate::error::{Error, Result};
-use crate::group::{Mapped, coalesced, one_by_one};
+use crate::group::{KeySet, Mapped, coalesced, key_set, one_by_one, split};
 use crate::position::LogPos;
 use crate::row::SourceTable;
 use crate::schema::SchemaCatalog;
@@ -56,6 +56,10 @@ pub struct Prepared {
     pub(super) transactions: Vec<PreparedTransaction>,
     /// The statements of all of them, merged, where they were written ahead.
     pub(super) merged: Option<Written>,
+    /// Every key of the group, where that was asked for.
+    pub(super) keys: Option<Arc<KeySet>>,
+    /// The groups, by their keys, beside which [`Self::merged`] may be written.
+    minded: Vec<Arc<KeySet>>,
 }
 
 /// What is known of one transaction's changes.
@@ -71,6 +75,8 @@ pub(super) struct PreparedTransaction {
 /// What is sent for some transactions.
 pub(super) struct Written {
     pub(super) statements: Vec<Statement>,
+    /// How many of them, from the first, may run beside the groups that were minded.
+    pub(super) free: usize,
     /// What is asked behind them.
     pub(super) questions: Vec<Question>,
 }
@@ -97,13 +103,27 @@ impl Preparer {
         }
     }
 
-    /// Prepares transactions, their merged statements included.
+    /// Prepares transactions, their merged statements included. `beside` are the groups in front, by
+    /// their keys, that may not be committed when these statements are run; `None` where each group is
+    /// applied behind the one before it.
     ///
     /// # Errors
     /// As the apply's: [`Error::Schema`] and [`Error::Unsupported`] where a row does not fit.
-    pub async fn prepare_merged(&mut self, transactions: &mut [Local]) -> Result<Prepared> {
+    pub async fn prepare_merged(
+        &mut self,
+        transactions: &mut [Local],
+        beside: Option<Vec<Arc<KeySet>>>,
+    ) -> Result<Prepared> {
         let mut prepared = self.prepare(transactions).await?;
-        prepared.merged = Some(self.write(transactions, &prepared.transactions, true)?);
+        let minded = beside.as_deref().unwrap_or_default();
+        let written = self.write(transactions, &prepared.transactions, true, minded)?;
+        prepared.merged = Some(written);
+        if let Some(minded) = beside {
+            let keys = prepared.transactions.iter();
+            let keys = key_set(keys.flat_map(|prepared| &prepared.keys));
+            prepared.keys = Some(Arc::new(keys));
+            prepared.minded = minded;
+        }
         Ok(prepared)
     }
 
@@ -123,15 +143,19 @@ impl Preparer {
             generation,
             transactions: prepared.collect(),
             merged: None,
+            keys: None,
+            minded: Vec::new(),
         })
     }
 
-    /// Writes the statements of transactions, merged or one for each change.
+    /// Writes the statements of transactions, merged or one for each change; first those that may run
+    /// beside the groups `taken`.
     pub(super) fn write(
         &self,
         transactions: &[Local],
         prepared: &[PreparedTransaction],
         merge: bool,
+        taken: &[Arc<KeySet>],
     ) -> Result<Written> {
         let changes = transactions
             .iter()
@@ -145,15 +169,24 @@ impl Preparer {
                     keys,
                 })
             });
-        let steps = if merge {
+        let flavor = self.target.flavor;
+        let mut behind = Vec::new();
+        let steps = if !merge {
+            one_by_one(changes)
+        } else if taken.is_empty() {
             coalesced(changes)
         } else {
-            one_by_one(changes)
+            let (free, waiting) = split(changes, taken);
+            behind = coalesced(waiting.into_iter());
+            coalesced(free.into_iter())
         };
+        let mut statements = encode(&steps, flavor)?;
+        let free = statements.len();
+        statements.extend(encode(&behind, flavor)?);
         let mappings = prepared.iter().map(|prepared| &prepared.mappings[..]);
-        let flavor = self.target.flavor;
         Ok(Written {
-            statements: encode(&steps, flavor)?,
+            statements,
+            free,
             questions: foreign_key::questions(transactions, mappings, flavor)?,
         })
     }
@@ -315,6 +348,16 @@ impl Prepared {
         statements.fold((0, 0), |(number, bytes), statement| {
             (number + 1, bytes + statement.sql.len())
         })
+    }
+
+    /// The group's keys, where its statements may be run beside all of these groups.
+    pub(super) fn beside<'k>(
+        &self,
+        mut groups: impl Iterator<Item = &'k Arc<KeySet>>,
+    ) -> Option<Arc<KeySet>> {
+        let minds = |group| self.minded.iter().any(|minded| Arc::ptr_eq(minded, group));
+        let keys = self.merged.as_ref().and(self.keys.as_ref())?;
+        groups.all(minds).then(|| Arc::clone(keys))
     }
 
     /// With nothing known of `number` transactions in front.

@@ -17,6 +17,7 @@ use super::{
     Config, DdlPolicy, DriftPolicy, EngineConfig, JournalConfig, MAX_NODES, NodeConfig,
     ReplicationConfig, server,
 };
+use crate::apply::lane::MOST_LANES;
 use crate::conflict::policy::Policy;
 use crate::conflict::rules::{ColumnRule, ConflictRule, ConflictRules};
 
@@ -39,6 +40,7 @@ const REPLICATION: &[&str] = &[
     "group_rows",
     "group_bytes",
     "group_time",
+    "apply_connections",
     "queue_bytes",
     "window_bytes",
 ];
@@ -263,6 +265,7 @@ fn replication<'a>(
             MIB..=1024 * MIB,
         )?,
         group_time: section.duration("group_time", 250 * MILLISECOND, MILLISECOND..=60 * SECOND)?,
+        apply_connections: section.number("apply_connections", 2, 1..=MOST_LANES)?,
         window_bytes: part("window_bytes")?,
         queue_bytes: part("queue_bytes")?,
     })

@@ -205,6 +205,8 @@ pub struct ReplicationConfig {
     pub group_bytes: usize,
     /// How long one commit's rows should be locked at the target: groups grow and shrink with it.
     pub group_time: Duration,
+    /// Connections that apply beside each other where much is waiting.
+    pub apply_connections: usize,
     /// Most bytes that transactions between source and apply may take.
     pub queue_bytes: usize,
     /// Memory for what local clients wrote and the peer has not yet; the rest goes to the disk.

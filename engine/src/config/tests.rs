@@ -55,6 +55,7 @@ fn a_short_file_gets_the_defaults() {
     assert_eq!(config.replication.group_rows, 20_000);
     assert_eq!(config.replication.group_bytes, 16 << 20);
     assert_eq!(config.replication.group_time, Duration::from_millis(250));
+    assert_eq!(config.replication.apply_connections, 2);
     assert_eq!(config.replication.queue_bytes, 64 << 20);
     assert_eq!(config.nodes.len(), 2);
     assert_eq!(config.nodes[0].address(), "10.0.0.1:3306");
@@ -83,6 +84,7 @@ group_transactions = 1_000
 group_rows = 10
 group_bytes = "2MiB"
 group_time = "50ms"
+apply_connections = 1
 queue_bytes = "1GiB""#,
     );
     let config = parse(&text).unwrap();
@@ -95,6 +97,7 @@ queue_bytes = "1GiB""#,
     assert_eq!(config.replication.group_rows, 10);
     assert_eq!(config.replication.group_bytes, 2 << 20);
     assert_eq!(config.replication.group_time, Duration::from_millis(50));
+    assert_eq!(config.replication.apply_connections, 1);
     assert_eq!(config.replication.queue_bytes, 1 << 30);
     assert_eq!(config.engine.memory, 4 << 30);
 }
@@ -175,6 +178,7 @@ fn wrong_types_and_limits() {
         ("group_rows = \"5\"", "not a whole number"),
         ("group_bytes = \"1KiB\"", "between 1MiB and 1GiB"),
         ("group_time = \"2m\"", "between 1ms and 1m"),
+        ("apply_connections = 0", "between 1 and 4"),
         ("queue_bytes = \"1KiB\"", "between 1MiB and 64GiB"),
         ("queue_bytes = \"lots\"", "not a size"),
         ("ddl = \"maybe\"", "\"replicate\""),

@@ -178,6 +178,12 @@ impl Batch {
         self.huge = self.huge.take().filter(|huge| huge.head().end > committed);
     }
 
+    /// Whether there was more than the limits allow.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
     /// Row changes in the batch.
     #[must_use]
     pub fn rows(&self) -> usize {

@@ -5,8 +5,11 @@ mod gather;
 mod levels;
 mod plan;
 mod segment;
+mod split;
 #[cfg(test)]
 mod tests;
 
 pub use gather::{Batch, Gatherer, Item, Limits};
 pub use plan::{Mapped, Step, coalesced, one_by_one};
+pub use split::KeySet;
+pub(crate) use split::{key_set, split};

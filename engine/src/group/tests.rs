@@ -7,6 +7,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::plan::{Mapped, Step, coalesced};
+use super::split::{key_set, split};
 use crate::apply::mapping::Mapping;
 use crate::conflict::claim::ChangeKeys;
 use crate::conflict::collation::Weights;
@@ -333,27 +334,36 @@ impl Attempt {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4000))]
-    #[test]
-    fn a_merged_plan_comes_to_the_same(
-        start in prop::collection::vec(attempt(), 0..20),
-        written in prop::collection::vec(attempt(), 1..40),
-        minds in any::<bool>(),
-        cascades in any::<bool>(),
-    ) {
+/// What a random history starts with, and what is written then.
+struct Case {
+    origin: Server,
+    target: Server,
+    mappings: [Arc<Mapping>; 4],
+    changes: Vec<(usize, RowChange)>,
+    keyed: Vec<ChangeKeys>,
+}
+
+impl Case {
+    fn new(start: &[Attempt], written: &[Attempt], minds: bool, cascades: bool) -> Self {
         let mut origin = Server {
-            rows: KINDS.into_iter().map(|kind| (kind, BTreeMap::new())).collect(),
+            rows: KINDS
+                .into_iter()
+                .map(|kind| (kind, BTreeMap::new()))
+                .collect(),
             minds,
             cascades,
             locked: BTreeSet::new(),
         };
-        for attempt in &start {
+        for attempt in start {
             let _ = attempt.run(&mut origin);
         }
         origin.locked.clear();
-        let mut target = origin.clone();
-        let mode = if minds { ForeignKeyMode::Engine } else { ForeignKeyMode::Logged };
+        let target = origin.clone();
+        let mode = if minds {
+            ForeignKeyMode::Engine
+        } else {
+            ForeignKeyMode::Logged
+        };
         let on_delete = if cascades { "CASCADE" } else { "RESTRICT" };
         let mappings = KINDS.map(|kind| mapping(kind, mode, on_delete));
         let changes: Vec<(usize, RowChange)> = written
@@ -366,27 +376,102 @@ proptest! {
         let weights = Weights::default();
         let keyed: Vec<ChangeKeys> = changes
             .iter()
-            .map(|(table, change)| ChangeKeys::of(change, |row| {
-                let mapping = &mappings[*table];
-                image_keys(&mapping.target, |column| mapping.value(row, column), &weights)
-            }))
+            .map(|(table, change)| {
+                ChangeKeys::of(change, |row| {
+                    let mapping = &mappings[*table];
+                    image_keys(
+                        &mapping.target,
+                        |column| mapping.value(row, column),
+                        &weights,
+                    )
+                })
+            })
             .collect();
-        let steps = coalesced(changes.iter().zip(&keyed).map(|((table, change), keys)| Mapped {
-            mapping: &mappings[*table],
-            change,
-            keys,
-        }));
+        Self {
+            origin,
+            target,
+            mappings,
+            changes,
+            keyed,
+        }
+    }
+
+    fn mapped(&self) -> impl Iterator<Item = Mapped<'_>> {
+        self.changes
+            .iter()
+            .zip(&self.keyed)
+            .map(|((table, change), keys)| Mapped {
+                mapping: &self.mappings[*table],
+                change,
+                keys,
+            })
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+    #[test]
+    fn a_merged_plan_comes_to_the_same(
+        start in prop::collection::vec(attempt(), 0..20),
+        written in prop::collection::vec(attempt(), 1..40),
+        minds in any::<bool>(),
+        cascades in any::<bool>(),
+    ) {
+        let case = Case::new(&start, &written, minds, cascades);
+        let (mut target, changes) = (case.target.clone(), &case.changes);
+        let steps = coalesced(case.mapped());
         for step in &steps {
             if let Err(problem) = target.run(step) {
                 prop_assert!(false, "{}\nchanges: {:#?}\nsteps: {:#?}", problem, changes, steps);
             }
         }
-        prop_assert_eq!(&target.rows, &origin.rows);
-        for (table, change) in &changes {
+        prop_assert_eq!(&target.rows, &case.origin.rows);
+        for (table, change) in changes {
             for key in change.images().flat_map(|row| keys(KINDS[*table], row)) {
                 prop_assert!(target.locked.contains(&key), "{:?} is not locked: {:#?}", key, steps);
             }
         }
         prop_assert!(steps.len() <= changes.len() * 3);
+    }
+
+    /// The second of two groups, of which what is free runs anywhere among the steps of the first.
+    #[test]
+    fn a_group_beside_another_comes_to_the_same(
+        start in prop::collection::vec(attempt(), 0..20),
+        written in prop::collection::vec(attempt(), 1..60),
+        cut in 0..100_usize,
+        turns in any::<u128>(),
+        minds in any::<bool>(),
+        cascades in any::<bool>(),
+    ) {
+        let case = Case::new(&start, &written, minds, cascades);
+        let mut target = case.target.clone();
+        let cut = case.changes.len() * cut / 100;
+        let first = coalesced(case.mapped().take(cut));
+        let taken = Arc::new(key_set(case.keyed[..cut].iter()));
+        let (free, waiting) = split(case.mapped().skip(cut), &[taken]);
+        let number = free.len() + waiting.len();
+        prop_assert_eq!(number, case.changes.len() - cut);
+        let free = coalesced(free.into_iter());
+        let (mut first_steps, mut free_steps) = (first.iter().peekable(), free.iter().peekable());
+        let mut turns = (0..128).map(|turn| turns >> turn & 1 == 1).cycle();
+        let mut steps = Vec::new();
+        while first_steps.peek().is_some() || free_steps.peek().is_some() {
+            let of_first = turns.next().unwrap_or(true);
+            steps.extend(if of_first { first_steps.next() } else { free_steps.next() });
+        }
+        let behind = coalesced(waiting.into_iter());
+        steps.extend(&behind);
+        for step in &steps {
+            if let Err(problem) = target.run(step) {
+                prop_assert!(false, "{}\nchanges: {:#?}\nsteps: {:#?}", problem, case.changes, steps);
+            }
+        }
+        prop_assert_eq!(&target.rows, &case.origin.rows);
+        for (table, change) in &case.changes[cut..] {
+            for key in change.images().flat_map(|row| keys(KINDS[*table], row)) {
+                prop_assert!(target.locked.contains(&key), "{:?} is not locked: {:#?}", key, steps);
+            }
+        }
     }
 }

@@ -153,6 +153,12 @@ pub struct LinkStatus {
     pub retries: u64,
     /// Groups taken apart because their merged statements did not fit.
     pub regrouped: u64,
+    /// Groups that were written while the one in front was.
+    #[serde(default)]
+    pub beside: u64,
+    /// Groups that met something on their way beside others, and were applied by themselves.
+    #[serde(default)]
+    pub gave_way: u64,
     /// Conflicts and repaired drift, by kind and winner, since the engine started. All are in the
     /// journal.
     #[serde(default)]

@@ -44,6 +44,8 @@ pub struct LinkProgress {
     left_out: AtomicU64,
     retries: AtomicU64,
     regrouped: AtomicU64,
+    beside: AtomicU64,
+    gave_way: AtomicU64,
     strays: AtomicU64,
     /// Commit time of the oldest transaction that is queued, or one not much older.
     oldest_queued: AtomicU64,
@@ -121,6 +123,8 @@ impl LinkProgress {
             left_out: AtomicU64::default(),
             retries: AtomicU64::default(),
             regrouped: AtomicU64::default(),
+            beside: AtomicU64::default(),
+            gave_way: AtomicU64::default(),
             strays: AtomicU64::default(),
             oldest_queued: AtomicU64::default(),
             increment: AtomicU64::default(),
@@ -250,6 +254,16 @@ impl LinkProgress {
     /// A merged group was taken apart.
     pub fn regrouped(&self) {
         self.regrouped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A group is written while one in front of it is.
+    pub fn beside(&self) {
+        self.beside.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A group in a lane met something, and is applied by itself.
+    pub fn gave_way(&self) {
+        self.gave_way.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The end of the origin's log, as just asked for, and its `auto_increment` settings.
@@ -405,6 +419,8 @@ impl LinkProgress {
             auto_increment_strays: load(&self.strays),
             retries: load(&self.retries),
             regrouped: load(&self.regrouped),
+            beside: load(&self.beside),
+            gave_way: load(&self.gave_way),
             conflicts: rest
                 .conflicts
                 .iter()
