@@ -262,6 +262,13 @@ impl Own {
         }
     }
 
+    /// Somebody who replicates from a node, until it is dropped.
+    async fn reader(&self, node: usize) -> mysql_async::BinlogStream {
+        let conn = self.servers[node].connect().await.unwrap();
+        let request = mysql_async::BinlogStreamRequest::new(77);
+        conn.get_binlog_stream(request).await.unwrap()
+    }
+
     /// What would come into harm, or do some.
     async fn stands_in_the_way(&self, kind: ServerKind) {
         // An engine runs; another benchmark does.
@@ -292,7 +299,21 @@ impl Own {
         self.run(1, &set_up).await;
         self.refuses(&["--yes"], &["west", "own replication", remove])
             .await;
+        // .. unless it may have it. On the way: where the engine's time goes is found out here too.
+        let stages = ["stages", "--transactions", "100", "--allow-replication"];
+        let (facts, _) = self.measures(&stages).await;
+        let ways = facts["ways"].as_array().unwrap();
+        assert_eq!(ways.len(), 5, "{facts:#}");
+        for way in [2, 3] {
+            let passage = &ways[way]["runs"][0]["passage"];
+            assert_eq!(passage["transactions"], 100, "{facts:#}");
+        }
         self.run(1, remove).await;
+        // Who replicates from a node gets the load as well.
+        let reader = self.reader(0).await;
+        let says = ["node east: 1 replica read", "--allow-replication"];
+        self.refuses(&["--yes"], &says).await;
+        drop(reader);
 
         // Engines that start later would read it in the log.
         self.configure("");

@@ -409,7 +409,7 @@ impl Case {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4000))]
+    #![proptest_config(ProptestConfig::with_cases(2500))]
     #[test]
     fn a_merged_plan_comes_to_the_same(
         start in prop::collection::vec(attempt(), 0..20),
