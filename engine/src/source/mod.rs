@@ -18,7 +18,7 @@ use futures_util::{FutureExt, StreamExt};
 use mysql_async::BinlogStream;
 use mysql_common::binlog::events::Event as DriverEvent;
 
-use crate::config::NodeConfig;
+use crate::config::{MEMORY_PER_EVENT, NodeConfig};
 use crate::connection::Identity;
 use crate::decode::Decoder;
 use crate::decode::event::{Event, EventHeader};
@@ -56,6 +56,8 @@ pub struct Source {
     /// What the first file's must be, where that is known.
     expected_birth: u32,
     silence: Duration,
+    /// Events that are larger are worth a warning.
+    usual_bytes: usize,
     /// Headers of a compressed transaction's inner events, which the driver gives once more behind
     /// it: they are passed over, each compared first.
     repeats: std::collections::VecDeque<EventHeader>,
@@ -83,8 +85,16 @@ impl Source {
             birth: 0,
             expected_birth: birth,
             silence: node.silence,
+            usual_bytes: usize::MAX,
             repeats: std::collections::VecDeque::new(),
         })
+    }
+
+    /// Has it say so when an event is larger than this, in bytes, and the largest so far.
+    #[must_use]
+    pub fn warning_above(mut self, bytes: usize) -> Self {
+        self.usual_bytes = bytes;
+        self
     }
 
     /// Position behind the last event.
@@ -121,6 +131,18 @@ impl Source {
     pub async fn next(&mut self) -> Result<Placed> {
         let event = self.receive().await?;
         let header = request::header_of(&event);
+        let bytes = event.data().len();
+        if bytes > self.usual_bytes {
+            self.usual_bytes = bytes;
+            let mib = bytes.div_ceil(1 << 20);
+            tracing::warn!(
+                node = %self.node,
+                position = self.log_name.show(self.position),
+                "an event (a row with its images) has {mib} MiB: engines may take more than [engine] memory \
+                 for it. Set that to {} MiB, for each engine in the process",
+                mib * MEMORY_PER_EVENT
+            );
+        }
         let decoded = self.decoded(&header, &event)?;
         self.place(header, decoded)
     }
