@@ -64,9 +64,12 @@ differential: tools servers ## Random tables and writes through twinlog and the 
 	TWINLOG_DIFFERENTIAL_ROUNDS=$(ROUNDS) TWINLOG_SEED=$(or $(SEED),$$RANDOM) \
 	  cargo test --workspace --test real -- --nocapture --test-threads=2 differential
 
+# One of huge, tiny, tables, large, merged; all of them without.
+CASE ?=
+
 .PHONY: size
-size: build servers ## Peak memory with a huge transaction, a long backlog, many tables, large rows; prints a table
-	TWINLOG_SIZE=full TWINLOG_BIN=$(CURDIR)/target/release/twinlog cargo test -p twinlog --test size -- \
+size: build servers ## Peak memory with a huge transaction, a long backlog, many tables, large rows; CASE=.. for one of them
+	TWINLOG_SIZE=full TWINLOG_SIZE_CASE=$(CASE) TWINLOG_BIN=$(CURDIR)/target/release/twinlog cargo test -p twinlog --test size -- \
 	  --nocapture --test-threads=1
 
 clean: ## Remove what was built and fetched

@@ -100,7 +100,8 @@ impl LogReader {
             config.engine.heartbeat,
             decoder,
         )
-        .await?;
+        .await?
+        .warning_above(config.engine.event_bytes());
         let schema = &config.engine.schema;
         Ok(Self {
             source,

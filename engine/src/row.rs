@@ -170,6 +170,17 @@ impl Value {
     }
 }
 
+impl Value {
+    /// The bytes of a value that is kept as bytes.
+    pub(crate) fn bytes_mut(&mut self) -> Option<&mut Box<[u8]>> {
+        match self {
+            Value::Bytes(bytes) => Some(bytes),
+            Value::Json(json) => json.stored_mut(),
+            _ => None,
+        }
+    }
+}
+
 /// A full row image: one value for each column of the [`SourceTable`], in its order.
 pub type Row = Box<[Value]>;
 
@@ -349,6 +360,16 @@ impl RowChange {
 
     /// Its images: the row before, where there was one, then the row after.
     pub fn images(&self) -> impl Iterator<Item = &Row> {
+        let (before, after) = match self {
+            RowChange::Insert { after } => (None, Some(after)),
+            RowChange::Update { before, after } => (Some(before), Some(after)),
+            RowChange::Delete { before } => (Some(before), None),
+        };
+        before.into_iter().chain(after)
+    }
+
+    /// [`Self::images`], to be changed.
+    pub(crate) fn images_mut(&mut self) -> impl Iterator<Item = &mut Row> {
         let (before, after) = match self {
             RowChange::Insert { after } => (None, Some(after)),
             RowChange::Update { before, after } => (Some(before), Some(after)),

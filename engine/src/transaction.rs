@@ -180,6 +180,12 @@ impl Huge {
         self.len() == 0
     }
 
+    /// Memory that its changes on disk would take, roughly, in bytes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.spilled.weight()
+    }
+
     /// Its changes in the log's order, in parts that each look like a transaction of their own.
     #[must_use]
     pub fn parts(&self) -> HugeParts<'_> {

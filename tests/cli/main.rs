@@ -6,6 +6,7 @@
 
 mod bench;
 mod bench_own;
+mod fault_table;
 mod session;
 mod usage;
 

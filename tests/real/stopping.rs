@@ -365,7 +365,11 @@ async fn log_reset_under_the_engine(kind: ServerKind) {
     pair.run(0, reset).await;
     pair.run(0, "UPDATE d.t SET v = 100 WHERE id = 1").await;
     pair.run(1, "UPDATE d.t SET v = 200 WHERE id = 1").await;
-    pair.halted(0).await;
+    let message = pair.halted(0).await;
+    assert!(
+        message.contains("reset") && message.contains("twinlog init --force"),
+        "{message}"
+    );
     let v: Vec<i32> = pair.query(0, "SELECT v FROM d.t WHERE id = 1").await;
     assert_eq!(v, [100], "not overwritten");
 }

@@ -2,7 +2,8 @@
 //! tiny ones, many tables, large rows. Runs the program itself, one process for each node, against real
 //! servers, and prints a table.
 //!
-//! `make size` runs it at full size; as a test it is small, against a limit scaled down.
+//! `make size` runs it at full size; as a test it is small, against a limit scaled down. `TWINLOG_SIZE_CASE`
+//! names one case of those that [`all`] has.
 
 // The setting for tests covers only functions marked as tests, not what they share; a panic is how
 // any of them fails.
@@ -182,6 +183,27 @@ impl Cluster {
         );
     }
 
+    /// Most memory that the engines ever had, in MiB; `status` says the same.
+    fn peaks(&self, engines: [&Running; 2]) -> [u64; 2] {
+        let before = engines.map(Running::peak);
+        let said = self.command(&["status"]).output().unwrap().stdout;
+        let said = String::from_utf8_lossy(&said).into_owned();
+        let after = engines.map(Running::peak);
+        for (number, node) in ["a", "b"].into_iter().enumerate() {
+            let line = said
+                .lines()
+                .find(|line| line.contains(&format!("engine {node}: memory")));
+            let words = line.and_then(|line| line.split_once("at most "));
+            let most = words.and_then(|(_, rest)| rest.split(' ').next());
+            let most: u64 = most.unwrap_or_else(|| panic!("{said}")).parse().unwrap();
+            assert!(
+                (before[number]..=after[number]).contains(&most),
+                "{before:?} {after:?} {said}"
+            );
+        }
+        after
+    }
+
     fn engines(&self) -> [Running; 2] {
         ["a", "b"].map(|node| self.engine(node))
     }
@@ -208,7 +230,7 @@ impl Cluster {
         let drained = Instant::now();
         self.done(&["wait", "--timeout", "1h"]);
         let drained = drained.elapsed();
-        let [a, b] = [engines[0].peak(), engines[1].peak()];
+        let [a, b] = self.peaks([&engines[0], &engines[1]]);
         self.done(&["verify", "--wait", "10m"]);
         let written = if before {
             written
@@ -405,7 +427,7 @@ async fn merged(kind: ServerKind, scale: Scale) -> String {
     let b = cluster.engine("b");
     cluster.done(&["wait", "--timeout", "1h"]);
     let drained = drained.elapsed();
-    let [a, b] = [a.peak(), b.peak()];
+    let [a, b] = cluster.peaks([&a, &b]);
     cluster.done(&["verify", "--wait", "10m"]);
     let line = format!(
         "| {} | 3 writes of each of {rows} merged rows, the other engine away | {:.0} | {:.0} | {a} | {b} | {} |",

@@ -77,7 +77,14 @@ pub(super) async fn execute(
             packet.push(sql.as_bytes(), Part::Setting(wanted));
             planned = wanted;
         }
-        packet.push(&statement.sql, Part::Rows(statement));
+        if statement.sql.len() > PACKET_BYTES {
+            // By itself, as it stands: it may be the size of the largest row there is.
+            packet.send(connection, checks).await?;
+            packet.parts.push(Part::Rows(statement));
+            packet.send_as(&statement.sql, connection, checks).await?;
+        } else {
+            packet.push(&statement.sql, Part::Rows(statement));
+        }
     }
     packet.send(connection, checks).await
 }
@@ -125,9 +132,21 @@ impl<'s> Packet<'s> {
         if self.parts.is_empty() {
             return Ok(());
         }
-        let (found, error) = connection
-            .execute_together(&self.sql, self.parts.len())
-            .await;
+        let sql = std::mem::take(&mut self.sql);
+        self.send_as(&sql, connection, checks).await?;
+        self.sql = sql;
+        self.sql.clear();
+        Ok(())
+    }
+
+    /// Sends `sql` for the parts.
+    async fn send_as(
+        &mut self,
+        sql: &[u8],
+        connection: &mut NodeConnection,
+        checks: &mut bool,
+    ) -> Result<(), Failure> {
+        let (found, error) = connection.execute_together(sql, self.parts.len()).await;
         // A setting stays, whatever becomes of the transaction.
         for part in &self.parts[..found.len()] {
             if let Part::Setting(wanted) = part {
@@ -169,7 +188,6 @@ impl<'s> Packet<'s> {
                 }
             });
         }
-        self.sql.clear();
         self.parts.clear();
         Ok(())
     }

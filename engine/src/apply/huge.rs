@@ -23,12 +23,15 @@ impl Applier {
     /// Applies it. On return it is committed with the marker behind it.
     pub(super) async fn apply_huge(&mut self, huge: &Huge) -> Result<()> {
         let head = huge.head();
-        tracing::info!(
-            origin = %self.origin.node,
-            position = self.origin.log_name.show(head.start),
-            changes = huge.len(),
-            "applying a transaction that does not fit into memory, from disk"
-        );
+        // A large row alone is nothing special where there are many of them.
+        if huge.weight() > self.config.engine.transaction_bytes() {
+            tracing::info!(
+                origin = %self.origin.node,
+                position = self.origin.log_name.show(head.start),
+                changes = huge.len(),
+                "applying a transaction that does not fit into memory, from disk"
+            );
+        }
         if head.definition.is_some() {
             self.define(head).await?;
         }
@@ -173,6 +176,8 @@ impl Applier {
         keys.extend(claims.map(|claim| (claim.key, claim.seen != seen)))?;
         // What is asked of foreign keys waits until all parts are written.
         let written = self.preparer.write(of_part, &prepared, merge, &[])?;
+        // They stand in the statements now, and on disk.
+        part.changes = Vec::new();
         let checks = &mut self.foreign_key_checks;
         match execute(&mut self.connection, None, &written.statements, checks).await {
             Ok(()) => Ok(None),

@@ -138,9 +138,22 @@ pub(crate) fn write_double(out: &mut Vec<u8>, value: f64) {
     out.extend_from_slice(format!("{value:e}").as_bytes());
 }
 
+/// Room for a quoted string. Of a large one the escapes are counted, and some room is set aside for what
+/// comes behind it: to outgrow it would double the memory that it takes.
+fn reserve_quoted(out: &mut Vec<u8>, bytes: &[u8]) {
+    const LARGE: usize = 64 << 10;
+    const BEHIND: usize = 4 << 10;
+    let more = if bytes.len() < LARGE {
+        bytes.len() / 16 + 2
+    } else {
+        bytes.iter().filter(|byte| escape(**byte).is_some()).count() + BEHIND
+    };
+    out.reserve(bytes.len() + more);
+}
+
 /// Appends a quoted string, its bytes as they are but for quotes, backslashes and NUL.
 pub(crate) fn write_quoted(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.reserve(bytes.len() + 2);
+    reserve_quoted(out, bytes);
     out.push(b'\'');
     let mut rest = bytes;
     while let Some(at) = rest
@@ -375,7 +388,7 @@ fn is_shorter_escaped(bytes: &[u8]) -> bool {
 /// the end of the string by the connection's character set, utf8mb4, in which no part of a
 /// character looks like a quote or a backslash, and then takes the bytes as they are.
 fn write_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.reserve(bytes.len() + bytes.len() / 16 + 2);
+    reserve_quoted(out, bytes);
     out.push(b'\'');
     for byte in bytes {
         match escape(*byte) {

@@ -160,6 +160,11 @@ pub struct EngineConfig {
     pub engines: usize,
 }
 
+/// How much memory an engine takes for the largest event, in multiples of it: it is received and decoded
+/// on two connections at a time, and written as a statement meanwhile. Measured (`make size`), with room to
+/// spare.
+pub const MEMORY_PER_EVENT: usize = 16;
+
 impl EngineConfig {
     /// What one engine has of [`Self::memory`].
     #[must_use]
@@ -172,6 +177,13 @@ impl EngineConfig {
     pub fn transaction_bytes(&self) -> usize {
         // Two logs are read by each engine, and a transaction is in the queue while the next is read.
         (self.share() / 32).clamp(1 << 20, 64 << 20)
+    }
+
+    /// The largest event, in bytes, that an engine holds within [`Self::memory`]. A row is one event, with
+    /// both its images where it was changed, and no event is read or sent in pieces.
+    #[must_use]
+    pub fn event_bytes(&self) -> usize {
+        self.share() / MEMORY_PER_EVENT
     }
 }
 

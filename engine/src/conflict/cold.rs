@@ -284,3 +284,36 @@ impl Cursor {
         Ok(Some(entry))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conflict::merge::Write;
+
+    #[test]
+    fn a_full_disk_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut cold = Cold::open(folder.path()).unwrap();
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let segment = Segment {
+            file: Arc::new(full),
+            end: 0,
+            last: LogPos::default(),
+        };
+        cold.segments.insert(0, segment);
+        let entry = Entry {
+            order: Order {
+                effective: 1,
+                rank: 0,
+                change: 0,
+            },
+            origin: Origin::local(LogPos::default()),
+            write: Write::Delete,
+        };
+        let error = cold.run(&[entry], false).unwrap_err().to_string();
+        assert!(
+            error.contains("No space left") && error.contains("check the disk"),
+            "{error}"
+        );
+    }
+}

@@ -73,6 +73,14 @@ impl Json {
         }
     }
 
+    /// The bytes of a document that is as stored.
+    pub(crate) fn stored_mut(&mut self) -> Option<&mut Box<[u8]>> {
+        match &mut self.0 {
+            Document::Stored(bytes) => Some(bytes),
+            Document::Tree(_) => None,
+        }
+    }
+
     /// Appends an SQL expression that gives exactly this document on MySQL: the same values of the
     /// same types, DECIMAL, temporal and binary values inside included.
     ///

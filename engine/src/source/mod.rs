@@ -18,7 +18,7 @@ use futures_util::{FutureExt, StreamExt};
 use mysql_async::BinlogStream;
 use mysql_common::binlog::events::Event as DriverEvent;
 
-use crate::config::NodeConfig;
+use crate::config::{MEMORY_PER_EVENT, NodeConfig};
 use crate::connection::Identity;
 use crate::decode::Decoder;
 use crate::decode::event::{Event, EventHeader};
@@ -56,6 +56,8 @@ pub struct Source {
     /// What the first file's must be, where that is known.
     expected_birth: u32,
     silence: Duration,
+    /// Events that are larger are worth a warning.
+    usual_bytes: usize,
     /// Headers of a compressed transaction's inner events, which the driver gives once more behind
     /// it: they are passed over, each compared first.
     repeats: std::collections::VecDeque<EventHeader>,
@@ -83,8 +85,16 @@ impl Source {
             birth: 0,
             expected_birth: birth,
             silence: node.silence,
+            usual_bytes: usize::MAX,
             repeats: std::collections::VecDeque::new(),
         })
+    }
+
+    /// Has it say so when an event is larger than this, in bytes, and the largest so far.
+    #[must_use]
+    pub fn warning_above(mut self, bytes: usize) -> Self {
+        self.usual_bytes = bytes;
+        self
     }
 
     /// Position behind the last event.
@@ -121,6 +131,18 @@ impl Source {
     pub async fn next(&mut self) -> Result<Placed> {
         let event = self.receive().await?;
         let header = request::header_of(&event);
+        let bytes = event.data().len();
+        if bytes > self.usual_bytes {
+            self.usual_bytes = bytes;
+            let mib = bytes.div_ceil(1 << 20);
+            tracing::warn!(
+                node = %self.node,
+                position = self.log_name.show(self.position),
+                "an event (a row with its images) has {mib} MiB: engines may take more than [engine] memory \
+                 for it. Set that to {} MiB, for each engine in the process",
+                mib * MEMORY_PER_EVENT
+            );
+        }
         let decoded = self.decoded(&header, &event)?;
         self.place(header, decoded)
     }
@@ -296,15 +318,22 @@ impl Source {
                 ),
             },
             mysql_async::Error::Io(mysql_async::IoError::Io(io))
-                if io.kind() == std::io::ErrorKind::Other
-                    || io.kind() == std::io::ErrorKind::InvalidData
-                    || io.kind() == std::io::ErrorKind::InvalidInput =>
+                if !is_cut_off(&io)
+                    && (io.kind() == std::io::ErrorKind::Other
+                        || io.kind() == std::io::ErrorKind::InvalidData
+                        || io.kind() == std::io::ErrorKind::InvalidInput) =>
             {
                 self.malformed(&io.to_string())
             }
             other => Error::from_driver(&self.node, "reading the binlog", other),
         }
     }
+}
+
+/// Whether the connection ended in the midst of a packet, as when the server is killed while it sends:
+/// nothing is wrong with the log. The driver's framing has no kind of its own for that.
+fn is_cut_off(error: &std::io::Error) -> bool {
+    error.to_string() == "bytes remaining on stream"
 }
 
 /// Whether the server says that its file is shorter than the position that was asked for: MariaDB and
@@ -319,5 +348,23 @@ impl std::fmt::Debug for Source {
             .field("node", &self.node)
             .field("position", &self.position)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_packet_cut_off_is_no_broken_log() {
+        // Five bytes are announced.
+        let mut packets = FramedRead::new(&b"\0\0\0\x05ab"[..], LengthDelimitedCodec::new());
+        let error = packets.next().await.unwrap().unwrap_err();
+        assert!(is_cut_off(&error), "{error}");
+        assert!(!is_cut_off(&std::io::Error::other(
+            "bytes remaining on stream while reading X"
+        )));
     }
 }

@@ -9,11 +9,18 @@ use serde::{Deserialize, Serialize};
 use super::frames::{Frames, Reader, Writer};
 use super::{PART_BYTES, PART_CHANGES, Room};
 use crate::error::{Error, Result};
-use crate::row::{RowChange, SourceTable};
+use crate::row::{RowChange, SourceTable, Value};
 use crate::transaction::{ForeignKeyMode, TableChange};
 
 /// Memory of one change besides its values, roughly, in bytes.
 const CHANGE_BYTES: usize = 64;
+
+/// Bytes from which on a value goes into the file by itself, and not in a frame: there it would be in memory
+/// once more.
+const APART: usize = if cfg!(test) { 250 } else { 64 << 10 };
+/// The part of a transaction's memory beyond which a single change goes to disk: besides where it is
+/// kept, such a row is in memory as a statement, and as a packet on its way from one server and to the other.
+const LARGE: usize = 4;
 
 /// Changes as they are read, in the log's order.
 #[derive(Debug, Default)]
@@ -58,6 +65,17 @@ pub struct Spilled {
 struct Frame<C> {
     table: u32,
     changes: C,
+    /// Values that stand behind the frame, in their order; the changes have nothing in their places.
+    apart: Vec<Apart>,
+}
+
+/// A value by itself.
+#[derive(Serialize, Deserialize)]
+struct Apart {
+    /// Its number among the values of the frame's changes.
+    number: u32,
+    length: u64,
+    checksum: u32,
 }
 
 impl Gathered {
@@ -90,12 +108,17 @@ impl Gathered {
         &mut self,
         room: &Room,
         table: &Arc<SourceTable>,
-        changes: Vec<RowChange>,
+        mut changes: Vec<RowChange>,
         mode: ForeignKeyMode,
     ) -> Result<()> {
-        self.weight += changes.iter().map(weight).sum::<usize>();
+        let mut largest = 0;
+        for change in &changes {
+            let weight = weight(change);
+            self.weight += weight;
+            largest = largest.max(weight);
+        }
         if let Some(disk) = &mut self.disk {
-            return disk.push(table, &changes, mode);
+            return disk.push(table, &mut changes, mode);
         }
         self.held
             .extend(changes.into_iter().map(|change| TableChange {
@@ -103,7 +126,7 @@ impl Gathered {
                 change,
                 foreign_keys: mode,
             }));
-        if self.weight > room.limit() {
+        if self.weight > room.limit() || largest > room.limit() / LARGE {
             self.spill(room)?;
         }
         Ok(())
@@ -127,7 +150,7 @@ impl Gathered {
                 bytes += weight(&next.change);
                 run.push(next.change);
             }
-            disk.push(&table, &run, mode)?;
+            disk.push(&table, &mut run, mode)?;
         }
         self.disk = Some(disk);
         Ok(())
@@ -176,10 +199,11 @@ fn weight(change: &RowChange) -> usize {
 }
 
 impl Disk {
+    /// Writes the changes, and takes large values out of them.
     fn push(
         &mut self,
         table: &Arc<SourceTable>,
-        changes: &[RowChange],
+        changes: &mut [RowChange],
         mode: ForeignKeyMode,
     ) -> Result<()> {
         if changes.is_empty() {
@@ -193,15 +217,41 @@ impl Disk {
                 tables.push(Arc::clone(table));
                 u32::try_from(tables.len() - 1).unwrap_or(u32::MAX)
             });
+        let large = take_large(changes);
+        let apart = large.iter().map(|(number, bytes)| Apart {
+            number: *number,
+            length: bytes.len() as u64,
+            checksum: crc32fast::hash(bytes),
+        });
         let frame = Frame {
             table: number,
-            changes,
+            changes: &*changes,
+            apart: apart.collect(),
         };
         self.writer.push(&frame)?;
+        for (_, bytes) in large {
+            self.writer.push_bytes(&bytes)?;
+        }
         self.contents.set_mode(self.contents.written, mode);
         self.contents.written += changes.len();
         Ok(())
     }
+}
+
+/// The large values of the changes, each with its number among all of them; nothing is left in their places.
+fn take_large(changes: &mut [RowChange]) -> Vec<(u32, Box<[u8]>)> {
+    let mut large = Vec::new();
+    for (number, value) in (0..).zip(values(changes)) {
+        if let Some(bytes) = value.bytes_mut().filter(|bytes| bytes.len() >= APART) {
+            large.push((number, std::mem::take(bytes)));
+        }
+    }
+    large
+}
+
+fn values(changes: &mut [RowChange]) -> impl Iterator<Item = &mut Value> {
+    let images = changes.iter_mut().flat_map(RowChange::images_mut);
+    images.flat_map(|row| row.iter_mut())
 }
 
 impl Contents {
@@ -291,9 +341,10 @@ impl Parts {
         let mut part = Part::new();
         let mut bytes = 0;
         while part.len() < PART_CHANGES && bytes < PART_BYTES {
-            let Some(frame) = self.reader.next::<Frame<Vec<RowChange>>>()? else {
+            let Some(mut frame) = self.reader.next::<Frame<Vec<RowChange>>>()? else {
                 break;
             };
+            self.put_back(&mut frame)?;
             let table = self.contents.tables.get(frame.table as usize);
             let table = table.ok_or_else(|| {
                 Error::Internal("rows on disk name a table that is not known".to_owned())
@@ -315,6 +366,20 @@ impl Parts {
         Ok((!part.is_empty()).then_some(part))
     }
 
+    /// Reads the values that stand behind a frame.
+    fn put_back(&mut self, frame: &mut Frame<Vec<RowChange>>) -> Result<()> {
+        let mut numbered = (0..).zip(values(&mut frame.changes));
+        for apart in &frame.apart {
+            let place = numbered.find(|(number, _)| *number == apart.number);
+            let place = place.and_then(|(_, value)| value.bytes_mut());
+            let place = place.ok_or_else(|| {
+                Error::Internal("a value on disk is of none of the rows in front of it".to_owned())
+            })?;
+            *place = self.reader.bytes(apart.length, apart.checksum)?;
+        }
+        Ok(())
+    }
+
     fn is_undone(&self, number: usize) -> bool {
         let undone = &self.contents.undone;
         let behind = undone.partition_point(|range| range.end <= number);
@@ -334,7 +399,6 @@ impl Parts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::row::Value;
     use proptest::prelude::*;
 
     #[derive(Debug, Clone)]
@@ -361,7 +425,7 @@ mod tests {
                 Value::Float(n as f32),
                 Value::Null,
                 Value::Decimal("-1.50".into()),
-                Value::Bytes(vec![7; n.rem_euclid(300) as usize].into()),
+                Value::Bytes(vec![n as u8; n.rem_euclid(300) as usize].into()),
             ])
         };
         match number % 3 {
@@ -439,32 +503,33 @@ mod tests {
         }
     }
 
+    /// Wherever it is: in a frame's head, in a frame, or in a value that stands behind one.
     #[test]
-    fn a_damaged_file_is_noticed() {
+    fn damage_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
         let room = Room::new(folder.path(), 0);
-        let mut writer = room.file().unwrap();
-        let frame = Frame {
-            table: 0,
-            changes: vec![change(3)],
+        let mut gathered = Gathered::default();
+        for number in [3, APART + 3, 4] {
+            let changes = vec![change(number)];
+            let mode = ForeignKeyMode::Engine;
+            gathered.push(&room, &table("t"), changes, mode).unwrap();
+        }
+        let (_, spilled) = gathered.finish().unwrap();
+        let spilled = spilled.unwrap();
+        let read = || {
+            let mut parts = spilled.parts();
+            while parts.next_part()?.is_some() {}
+            Ok::<_, Error>(())
         };
-        writer.push(&frame).unwrap();
-        let frames = writer.finish().unwrap();
-        assert!(
-            frames
-                .read()
-                .next::<Frame<Vec<RowChange>>>()
-                .unwrap()
-                .is_some()
-        );
-        frames.damage(12);
-        let error = frames.read().next::<Frame<Vec<RowChange>>>();
-        assert!(
-            error
-                .err()
-                .unwrap()
-                .to_string()
-                .contains("not what was written")
-        );
+        read().unwrap();
+        assert!(spilled.bytes() > APART as u64);
+        for place in 0..spilled.bytes() {
+            spilled.frames.damage(place);
+            let error = read().unwrap_err().to_string();
+            assert!(error.contains("not what was written"), "{place}: {error}");
+            // Once more, and it is as it was.
+            spilled.frames.damage(place);
+        }
+        read().unwrap();
     }
 }

@@ -1,4 +1,5 @@
-//! Frames one behind the other in a file: length, checksum, bytes.
+//! Frames one behind the other in a file: length, checksum, bytes. Between them, where the one in front says
+//! so, bytes by themselves: they are neither copied on their way into the file nor out of it.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -9,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::trouble;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Length and CRC-32, four bytes each.
 const HEAD: usize = 8;
@@ -83,6 +84,16 @@ impl Writer {
         Ok(())
     }
 
+    /// Appends bytes by themselves. Whoever reads has to know of them.
+    pub(super) fn push_bytes(&mut self, bytes: &[u8]) -> Result<()> {
+        self.write()?;
+        self.file
+            .write_all_at(bytes, self.written)
+            .map_err(|error| trouble(&self.folder, &error))?;
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+
     fn write(&mut self) -> Result<()> {
         self.file
             .write_all_at(&self.buffer, self.written)
@@ -144,30 +155,57 @@ impl Reader {
         if self.at + self.used as u64 == self.frames.end {
             return Ok(None);
         }
-        let damaged = |this: &Self| {
-            trouble(
-                &this.frames.folder,
-                &"what is read is not what was written (a failing disk?)",
-            )
-        };
         self.fill(HEAD)?;
         let mut head = [0; HEAD];
         head.copy_from_slice(&self.buffer[self.used..self.used + HEAD]);
         let [l0, l1, l2, l3, c0, c1, c2, c3] = head;
         let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
         let checksum = u32::from_le_bytes([c0, c1, c2, c3]);
-        let left = self.frames.end - self.at - self.used as u64;
-        if (length + HEAD) as u64 > left {
-            return Err(damaged(self));
+        if (length + HEAD) as u64 > self.frames.end - self.place() {
+            return Err(self.damaged());
         }
         self.fill(HEAD + length)?;
         let body = &self.buffer[self.used + HEAD..self.used + HEAD + length];
         if crc32fast::hash(body) != checksum {
-            return Err(damaged(self));
+            return Err(self.damaged());
         }
-        let content = postcard::from_bytes(body).map_err(|_| damaged(self))?;
+        let content = postcard::from_bytes(body).map_err(|_| self.damaged())?;
         self.used += HEAD + length;
         Ok(Some(content))
+    }
+
+    /// The next `length` bytes, which stand there by themselves.
+    pub(super) fn bytes(&mut self, length: u64, checksum: u32) -> Result<Box<[u8]>> {
+        if length > self.frames.end - self.place() {
+            return Err(self.damaged());
+        }
+        let length = usize::try_from(length).map_err(|_| self.damaged())?;
+        let mut bytes = vec![0; length].into_boxed_slice();
+        let here = length.min(self.buffer.len() - self.used);
+        let (front, behind) = bytes.split_at_mut(here);
+        front.copy_from_slice(&self.buffer[self.used..self.used + here]);
+        self.used += here;
+        if !behind.is_empty() {
+            let place = self.place();
+            self.frames
+                .file
+                .read_exact_at(behind, place)
+                .map_err(|error| trouble(&self.frames.folder, &error))?;
+            self.at = place + behind.len() as u64;
+            self.used = 0;
+            self.buffer.clear();
+        }
+        if crc32fast::hash(&bytes) != checksum {
+            return Err(self.damaged());
+        }
+        Ok(bytes)
+    }
+
+    fn damaged(&self) -> Error {
+        trouble(
+            &self.frames.folder,
+            &"what is read is not what was written (a failing disk?)",
+        )
     }
 
     /// Has at least so many unused bytes in the buffer.
@@ -197,5 +235,32 @@ impl Frames {
         let mut byte = [0];
         self.file.read_exact_at(&mut byte, place).unwrap();
         self.file.write_all_at(&[byte[0] ^ 1], place).unwrap();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whichever write it is that finds no room: of many small frames, of bytes by themselves, or the last.
+    #[test]
+    fn a_full_disk_is_said() {
+        let full = || {
+            let file = File::options().write(true).open("/dev/full").unwrap();
+            Writer::new(file, Path::new("folder"))
+        };
+        let says = |result: Result<()>| {
+            let error = result.unwrap_err().to_string();
+            assert!(
+                error.contains("No space left") && error.contains("folder"),
+                "{error}"
+            );
+        };
+        let mut small = full();
+        says((0..CHUNK).try_for_each(|number| small.push(&number)));
+        says(full().push_bytes(&[1]));
+        let mut last = full();
+        last.push(&1).unwrap();
+        says(last.finish().map(|_| ()));
     }
 }

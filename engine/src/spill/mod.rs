@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 
 /// Most row changes that come back at once; one rows event alone may have more.
-pub const PART_CHANGES: usize = 4000;
+pub const PART_CHANGES: usize = if cfg!(test) { 50 } else { 4000 };
 /// Memory of them after which no more are added, in bytes.
 pub const PART_BYTES: usize = 4 << 20;
 
