@@ -5,6 +5,7 @@
 //! [`crate::position`]. One engine has one tailer of its own node's log and one link for each other
 //! node.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -34,6 +35,9 @@ use crate::tailer::Tailer;
 /// How long the end waits for the node to take its lock back.
 const GOODBYE: std::time::Duration = std::time::Duration::from_secs(3);
 
+/// How long a store that is locked is tried again.
+const LET_GO: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Starts engines.
 #[derive(Debug)]
 pub struct Engine;
@@ -60,7 +64,7 @@ impl Engine {
     pub async fn start(config: Arc<Config>, node: &str) -> Result<EngineHandle> {
         let target = config.node(node)?.clone();
         let folder = config.engine.data_dir.join(&target.name);
-        let (store, opened) = Store::open(&folder)?;
+        let (store, opened) = open_store(&folder).await?;
         if let Opened::MovedAside(aside, problem) = opened {
             tracing::warn!(
                 node,
@@ -246,6 +250,20 @@ impl std::fmt::Debug for EngineHandle {
         f.debug_struct("EngineHandle")
             .field("node", &self.node)
             .finish_non_exhaustive()
+    }
+}
+
+/// Opens the store. One that an engine of this process has just let go of may be locked for a moment
+/// still: sled writes out what it has by threads of its own.
+async fn open_store(folder: &Path) -> Result<(Store, Opened)> {
+    let deadline = Instant::now() + LET_GO;
+    loop {
+        match Store::open(folder) {
+            Err(Error::Fenced(_)) if Instant::now() < deadline => {
+                tokio::time::sleep(LET_GO / 20).await;
+            }
+            opened => return opened,
+        }
     }
 }
 

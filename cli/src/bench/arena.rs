@@ -14,7 +14,7 @@ use super::master::Master;
 use super::own::facts::OwnServer;
 use crate::cluster::NODES;
 use crate::compare::{Comparison, compare};
-use crate::sandbox::process::free_port;
+use crate::sandbox::process::free_ports;
 use crate::sandbox::{Server, ServerKind, ServerOptions};
 
 /// What every server of a benchmark is started with, besides the sandbox's own settings: enough
@@ -136,8 +136,8 @@ impl ArenaOptions {
             text.push_str(line);
             text.push('\n');
         }
-        for (name, server) in NODES.iter().zip(servers) {
-            let (url, port) = (server.url(), free_port()?);
+        for ((name, server), port) in NODES.iter().zip(servers).zip(free_ports::<2>()?) {
+            let url = server.url();
             text.push_str(&format!(
                 "[[node]]\nname = {name:?}\nurl = {url:?}\nlisten = \"127.0.0.1:{port}\"\n"
             ));

@@ -19,11 +19,24 @@ const PORTS: std::ops::Range<u16> = 20_000..32_000;
 /// A port of the loopback interface that nothing listens on right now. Somebody may take it before
 /// the server does: the caller tries again then.
 pub(crate) fn free_port() -> anyhow::Result<u16> {
+    let [port] = free_ports()?;
+    Ok(port)
+}
+
+/// So many different ones.
+pub(crate) fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
     let mut rng = rand::rng();
+    let mut ports = [0; N];
+    // Each is held until all are found.
+    let mut held = Vec::new();
     for _ in 0..200 {
+        if held.len() == N {
+            return Ok(ports);
+        }
         let port = rng.random_range(PORTS);
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return Ok(port);
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            ports[held.len()] = port;
+            held.push(listener);
         }
     }
     bail!(
@@ -124,6 +137,9 @@ mod tests {
 
     #[test]
     fn a_free_port_can_be_bound() {
+        let ports: [u16; 50] = free_ports().unwrap();
+        let different: std::collections::HashSet<u16> = ports.into_iter().collect();
+        assert_eq!(different.len(), ports.len());
         let port = free_port().unwrap();
         assert!(PORTS.contains(&port));
         TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();

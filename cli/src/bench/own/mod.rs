@@ -23,7 +23,7 @@ use super::arena::{self, Settings};
 use super::load::LoadOptions;
 use super::master::Master;
 use crate::sandbox::ServerKind;
-use crate::sandbox::process::free_port;
+use crate::sandbox::process::free_ports;
 use config::Changes;
 use databases::Found;
 use facts::OwnServer;
@@ -245,7 +245,7 @@ fn write_config(
     let changes = Changes {
         folder: user.parent().unwrap_or(Path::new("/")),
         data_dir: &data,
-        ports: &[free_port()?, free_port()?],
+        ports: &free_ports::<2>()?,
         settings,
     };
     let text = config::derive(text, changes)?;
