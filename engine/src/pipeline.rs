@@ -236,7 +236,9 @@ impl<'l> Pipeline<'l> {
         if let Some(marker) = finished.committed {
             self.applier.committed(marker);
             self.lanes.went_through();
-            self.gatherer.applied(&finished.batch, finished.took);
+            // Groups that share the target take longer, and are no less worth their size.
+            let took = finished.took / self.lanes.most();
+            self.gatherer.applied(&finished.batch, took);
             return self.settle(&finished.batch, finished.place).await;
         }
         // Those behind it have given way to it, in their order.

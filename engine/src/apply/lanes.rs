@@ -89,6 +89,11 @@ impl<P> Lanes<P> {
         }
     }
 
+    /// How many batches may have their turn at a time.
+    pub(crate) fn most(&self) -> u32 {
+        u32::try_from(self.most).unwrap_or(1).max(1)
+    }
+
     /// Whether no batch has its turn.
     pub(crate) fn is_empty(&self) -> bool {
         self.in_hand.is_empty()
