@@ -42,9 +42,11 @@ pub(crate) fn split<'b>(
     let mut reached = KeySet::default();
     changes.partition(|mapped| {
         let target = &mapped.mapping.target;
-        // What such a table's rows depend on besides, keys do not tell.
+        // What such a table's rows depend on besides, keys do not tell. And a unique value that is taken
+        // anew locks its neighbours, so that groups wait for each other and give way all the time.
         let waits = target.in_foreign_keys()
             || target.has_opaque_unique_key
+            || !target.unique_keys.is_empty()
             || mapped.keys.images().any(|image| image.row.is_none())
             || all(mapped.keys).any(|key| {
                 reached.contains(&key) || taken.iter().any(|taken| taken.contains(&key))
