@@ -21,7 +21,7 @@ pub enum Disposition {
 }
 
 /// Everything that can go wrong, with what, where and what to do in its message.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The config file cannot be read, parsed or accepted.

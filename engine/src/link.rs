@@ -290,13 +290,16 @@ impl Link {
 /// # Errors
 /// [`Error::Connection`] where one cannot be ended, or not yet.
 pub(crate) async fn end_applier(connection: &mut NodeConnection, origin: &str) -> Result<()> {
-    for lane in (0..=MOST_LANES).rev() {
+    let context = "taking the apply lock";
+    let holders = (0..=MOST_LANES).map(|lane| {
         let lock = apply_lock(origin, lane);
-        let context = "taking the apply lock";
-        let previous: Option<Option<u64>> = connection
-            .first(&format!("SELECT IS_USED_LOCK({lock})"), context)
-            .await?;
-        let previous = previous.flatten();
+        format!("SELECT {lane}, IS_USED_LOCK({lock})")
+    });
+    let holders = holders.collect::<Vec<_>>().join(" UNION ALL ");
+    let mut holders: Vec<(usize, Option<u64>)> = connection.all(&holders, context).await?;
+    // That of the applier is taken last, and kept.
+    holders.sort_by_key(|(lane, _)| std::cmp::Reverse(*lane));
+    for (lane, previous) in holders {
         if let Some(previous) = previous {
             match connection
                 .execute(format!("KILL {previous}"), context)
@@ -315,11 +318,11 @@ pub(crate) async fn end_applier(connection: &mut NodeConnection, origin: &str) -
                 }
             }
         }
-        if lane == 0 {
+        if lane == 0 || previous.is_some() {
             take_apply_lock(connection, origin, lane).await?;
-        } else if previous.is_some() {
-            take_apply_lock(connection, origin, lane).await?;
-            release(connection, &lock).await?;
+        }
+        if lane > 0 && previous.is_some() {
+            release(connection, &apply_lock(origin, lane)).await?;
         }
     }
     Ok(())

@@ -29,14 +29,14 @@ pub(crate) fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
     let mut ports = [0; N];
     // Each is held until all are found.
     let mut held = Vec::new();
-    for _ in 0..200 {
-        if held.len() == N {
-            return Ok(ports);
-        }
+    for _ in 0..200 * N {
         let port = rng.random_range(PORTS);
         if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
             ports[held.len()] = port;
             held.push(listener);
+        }
+        if held.len() == N {
+            return Ok(ports);
         }
     }
     bail!(

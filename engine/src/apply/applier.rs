@@ -12,6 +12,7 @@ use std::sync::Arc;
 use super::careful::{CAREFUL_CHANGES, CAREFUL_TRANSACTIONS, Scope};
 use super::execute::{Failure, Head, execute};
 use super::foreign_key;
+use super::guard::{Passage, guard};
 use super::prepare::{Prepared, PreparedTransaction, Preparer, Written, meeting};
 use super::session;
 use crate::config::Config;
@@ -91,12 +92,7 @@ impl Applier {
         progress: Arc<LinkProgress>,
         marker: Marker,
     ) -> Result<Self> {
-        connection.learn_packet_limit().await?;
-        for statement in session::apply_session(target.flavor, origin.server_id) {
-            connection
-                .execute(&statement, "setting up the apply session")
-                .await?;
-        }
+        session::set_up(&mut connection, &target, &origin).await?;
         let places = [&origin, &target].map(|of| place(&config, &of.node));
         let preparer = Preparer::new(
             Arc::clone(&config),
@@ -414,15 +410,13 @@ impl Applier {
             return Ok(Attempt::Unfit(orphan));
         }
         // Closes the race with local writers; see the module's first lines.
-        self.tailer_at_end().await?;
-        if let Some(meeting) = meeting(prepared, &self.window) {
-            return Ok(Attempt::Met(meeting));
+        let (target, window, catalog) = (&self.target, &self.window, &self.catalog);
+        let of = (prepared, generation);
+        match guard(&mut self.connection, target, window, catalog, of).await? {
+            Passage::Clear => {}
+            Passage::Met(meeting) => return Ok(Attempt::Met(meeting)),
+            Passage::Stale => return Ok(Attempt::Stale),
         }
-        // A foreign key that was added before our rows were locked is in the log by now.
-        if self.catalog.generation() != generation {
-            return Ok(Attempt::Stale);
-        }
-        self.window.trust()?;
         failpoint::reach(Failpoint::Guarded);
         let commit = self.connection.execute("COMMIT", "committing");
         failpoint::midway(Failpoint::CommitSent, commit).await?;

@@ -51,7 +51,8 @@ impl From<Error> for Failure {
 }
 
 /// Runs the statements in order within the open transaction, many to a round trip: each packet's
-/// are run until one fails. `head` is the first. `checks` is the session's `foreign_key_checks`, which is changed where a table has foreign keys.
+/// are run until one fails. `head` is the first. `checks` is the session's `foreign_key_checks`, which is
+/// changed where a table has foreign keys.
 ///
 /// # Errors
 /// [`Failure`]; the transaction must then be rolled back.

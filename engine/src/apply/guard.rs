@@ -3,14 +3,51 @@
 use std::time::Duration;
 
 use super::applier::Applier;
+use super::prepare::{PreparedTransaction, meeting};
+use crate::conflict::detect::Meeting;
 use crate::conflict::window::Window;
 use crate::connection::{Identity, NodeConnection};
 use crate::error::{Error, Result};
 use crate::position::LogPos;
+use crate::schema::SchemaCatalog;
 
 /// How long the commit waits, holding row locks, for the tailer to read up to the log's end. It
 /// takes a millisecond while the tailer runs; longer means that it lost its connection.
 const TAILER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the guard found.
+pub(super) enum Passage {
+    /// Nothing is in the way of the commit.
+    Clear,
+    /// A concurrent local write.
+    Met(Meeting),
+    /// DDL changed the tables since they were looked at: a foreign key that was added before our rows were
+    /// locked is in the log by now.
+    Stale,
+}
+
+/// Closes the race with local writers, behind the statements that lock all rows of `prepared` and in front
+/// of the commit. `generation` is that of the catalog by which they were prepared.
+///
+/// # Errors
+/// As [`tailer_at_end`]; [`crate::Error::Store`] when the window cannot be trusted.
+pub(super) async fn guard(
+    connection: &mut NodeConnection,
+    target: &Identity,
+    window: &Window,
+    catalog: &SchemaCatalog,
+    (prepared, generation): (&[PreparedTransaction], u64),
+) -> Result<Passage> {
+    tailer_at_end(connection, target, window).await?;
+    if let Some(meeting) = meeting(prepared, window) {
+        return Ok(Passage::Met(meeting));
+    }
+    if catalog.generation() != generation {
+        return Ok(Passage::Stale);
+    }
+    window.trust()?;
+    Ok(Passage::Clear)
+}
 
 impl Applier {
     /// As [`tailer_at_end`].

@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use super::applier::marker_behind;
 use super::execute::{Failure, Head, execute};
 use super::foreign_key;
-use super::guard::tailer_at_end;
+use super::guard::{Passage, guard};
 use super::prepare::{Prepared, meeting};
 use super::session;
 use crate::config::NodeConfig;
@@ -86,9 +86,7 @@ pub(super) struct Turn {
 pub(super) enum Stage {
     /// It sends statements, and may wait for locks.
     Writing,
-    /// It waits for the batch in front.
-    Waiting,
-    /// It waits for no lock of another's any more.
+    /// What it could write is written: it waits for no lock of another's.
     Written,
     /// It is committed.
     Committed,
@@ -128,12 +126,7 @@ impl Lane {
         let origin = &around.origin.node;
         let mut connection = NodeConnection::open(&around.node).await?;
         take_apply_lock(&mut connection, origin, number).await?;
-        connection.learn_packet_limit().await?;
-        for statement in session::apply_session(around.target.flavor, around.origin.server_id) {
-            connection
-                .execute(&statement, "setting up an apply session")
-                .await?;
-        }
+        session::set_up(&mut connection, &around.target, &around.origin).await?;
         let sign = format!(
             "INSERT INTO {}.{LANE} (origin, lane, turns) VALUES ({}, {number}, 1) ON DUPLICATE KEY UPDATE \
              turns = turns + 1",
@@ -209,7 +202,7 @@ impl Lane {
         if whole && !self.guard(turn, around).await? {
             return Ok(Outcome::GaveWay);
         }
-        stage.send_replace(Stage::Waiting);
+        stage.send_replace(Stage::Written);
         if let Some(front) = front {
             let begun = Instant::now();
             let in_order = committed(front, around.group_time.max(PATIENCE)).await;
@@ -236,7 +229,6 @@ impl Lane {
                 return Ok(Outcome::GaveWay);
             }
         }
-        stage.send_replace(Stage::Written);
         failpoint::reach(Failpoint::Guarded);
         let marker = turn.to.update(&around.schema, &turn.from);
         let found = self.connection.execute(marker, "moving the marker").await?;
@@ -251,17 +243,13 @@ impl Lane {
         Ok(Outcome::Committed)
     }
 
-    /// Closes the race with local writers, as the applier does; says whether nothing is in the way.
+    /// Whether nothing is in the way of the commit.
     async fn guard(&mut self, turn: &Turn, around: &Surroundings) -> Result<bool> {
         failpoint::reach(Failpoint::StatementsSent);
-        tailer_at_end(&mut self.connection, &around.target, &around.window).await?;
-        if meeting(&turn.prepared.transactions, &around.window).is_some()
-            || around.catalog.generation() != turn.prepared.generation
-        {
-            return Ok(false);
-        }
-        around.window.trust()?;
-        Ok(true)
+        let (target, window, catalog) = (&around.target, &around.window, &around.catalog);
+        let of = (&turn.prepared.transactions[..], turn.prepared.generation);
+        let passage = guard(&mut self.connection, target, window, catalog, of).await?;
+        Ok(matches!(passage, Passage::Clear))
     }
 }
 
@@ -281,7 +269,7 @@ async fn committed(mut front: watch::Receiver<Stage>, patience: Duration) -> boo
         let changed = match stage {
             Stage::Committed => return true,
             Stage::GaveWay => return false,
-            Stage::Waiting | Stage::Written => front.changed().await,
+            Stage::Written => front.changed().await,
             Stage::Writing => match tokio::time::timeout(patience, front.changed()).await {
                 Ok(changed) => changed,
                 Err(_) => return false,

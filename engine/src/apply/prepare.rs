@@ -56,7 +56,7 @@ pub struct Prepared {
     pub(super) transactions: Vec<PreparedTransaction>,
     /// The statements of all of them, merged, where they were written ahead.
     pub(super) merged: Option<Written>,
-    /// Every key of the group, where that was asked for.
+    /// Every row key of the group, where that was asked for.
     pub(super) keys: Option<Arc<KeySet>>,
     /// The groups, by their keys, beside which [`Self::merged`] may be written.
     minded: Vec<Arc<KeySet>>,

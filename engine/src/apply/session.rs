@@ -4,8 +4,10 @@
 //! Both servers take numbers for `sql_mode`, collations and `lc_time_names`, and both nodes of a link
 //! have one flavor, so what the log says as a number is set as that number.
 
+use crate::connection::{Identity, NodeConnection};
 use crate::decode::ddl::{self, DdlKind, Statement};
 use crate::decode::event::Flavor;
+use crate::error::Result;
 use crate::transaction::DdlStatement;
 
 /// `sql_auto_is_null` in Q_FLAGS2.
@@ -96,6 +98,24 @@ pub fn apply_session(flavor: Flavor, origin_server_id: u32) -> Vec<String> {
         statements.push(format!("SET SESSION server_id = {origin_server_id}"));
     }
     statements
+}
+
+/// Sets up a connection to `target` for applying what `origin` wrote.
+///
+/// # Errors
+/// The connection's; the server's where the account may not.
+pub(super) async fn set_up(
+    connection: &mut NodeConnection,
+    target: &Identity,
+    origin: &Identity,
+) -> Result<()> {
+    connection.learn_packet_limit().await?;
+    for statement in apply_session(target.flavor, origin.server_id) {
+        connection
+            .execute(&statement, "setting up the apply session")
+            .await?;
+    }
+    Ok(())
 }
 
 /// Statements that give a connection, set up by [`apply_session`], the settings that `statement`

@@ -380,7 +380,7 @@ impl Window {
     /// [`Error::Store`] when claims on disk could not be read.
     pub fn trust(&self) -> Result<()> {
         self.histories.trust()?;
-        self.lock().trouble.take().map_or(Ok(()), Err)
+        self.lock().trouble.clone().map_or(Ok(()), Err)
     }
 
     /// Likewise for any row of a table.
