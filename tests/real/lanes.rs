@@ -3,10 +3,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use mysql_async::prelude::Queryable as _;
 use twinlog_cli::sandbox::ServerKind;
 use twinlog_engine::init;
+use twinlog_harness::pair::PATIENCE;
 use twinlog_harness::{Pair, PairOptions};
 
 /// Transactions of the backlog.
@@ -16,20 +18,32 @@ const SCHEMA: &str = "CREATE DATABASE d; \
     CREATE TABLE d.trail (n INT PRIMARY KEY); \
     CREATE TABLE d.counted (id INT PRIMARY KEY, v BIGINT NOT NULL); \
     CREATE TABLE d.swapped (id INT PRIMARY KEY, u INT UNIQUE, w INT UNIQUE, v INT); \
+    CREATE TABLE d.once (id INT PRIMARY KEY, v INT); \
     CREATE TABLE d.parent (id INT PRIMARY KEY, v INT); \
     CREATE TABLE d.child (id INT PRIMARY KEY, p INT, FOREIGN KEY (p) REFERENCES d.parent (id)); \
     INSERT INTO d.counted VALUES (1, 0), (2, 0), (3, 0); \
+    INSERT INTO d.once VALUES (1, 0); \
     INSERT INTO d.swapped VALUES (1, 1, 1, 0), (2, 2, 2, 0), (3, 3, 3, 0)";
 
-on_both!(a_backlog_keeps_its_order, a_backlog_meets_local_writes);
+on_both!(
+    a_backlog_keeps_its_order,
+    a_backlog_meets_local_writes,
+    a_client_writes_while_a_lane_waits_for_its_row,
+);
 
-/// Servers with a backlog at a, and no engine yet.
-async fn backlog(kind: ServerKind) -> Pair {
+/// Servers that are set up, and no engine yet.
+async fn servers(kind: ServerKind) -> Pair {
     let mut options = PairOptions::new(kind);
     options.replication = "group_transactions = 7\napply_connections = 3".to_owned();
     let pair = Pair::servers(&options).await;
     pair.both(SCHEMA).await;
     init::init(&pair.config, false).await.unwrap();
+    pair
+}
+
+/// Likewise, with a backlog at a.
+async fn backlog(kind: ServerKind) -> Pair {
+    let pair = servers(kind).await;
     let mut conn = mysql_async::Conn::new(pair.servers[0].opts())
         .await
         .unwrap();
@@ -111,4 +125,49 @@ async fn a_backlog_meets_local_writes(kind: ServerKind) {
     let link = pair.link_to(1);
     assert!(link.beside > 0 && link.gave_way > 0, "{link:#?}");
     assert!(!link.conflicts.is_empty(), "{link:#?}");
+}
+
+/// The client's write was not there when the group was looked at, and the group finds it by the guard alone.
+async fn a_client_writes_while_a_lane_waits_for_its_row(kind: ServerKind) {
+    let mut pair = servers(kind).await;
+    let mut origin = pair.servers[0].connect().await.unwrap();
+    for n in 1..=100 {
+        let row = if n == 50 { "1" } else { "0" };
+        let sql = format!(
+            "BEGIN; INSERT INTO d.trail VALUES ({n}); UPDATE d.once SET v = 1 WHERE id = {row}; COMMIT"
+        );
+        origin.query_drop(sql).await.unwrap();
+    }
+    let mut client = pair.servers[1].connect().await.unwrap();
+    let held = "BEGIN; UPDATE d.once SET v = 2 WHERE id = 1";
+    client.query_drop(held).await.unwrap();
+    pair.start_engine(1).await;
+    pair.start_engine(0).await;
+    // Each lane's connection has a lock of its own, by which it is known.
+    let lanes: Vec<String> = (1..=3)
+        .map(|lane| format!("IS_USED_LOCK('twinlog.apply.{lane}.a')"))
+        .collect();
+    let waiting = format!(
+        "SELECT COUNT(*) FROM information_schema.INNODB_TRX WHERE trx_state = 'LOCK WAIT' AND \
+         trx_mysql_thread_id IN ({})",
+        lanes.join(", ")
+    );
+    let begun = Instant::now();
+    while pair.query::<u64>(1, &waiting).await == [0] {
+        assert!(begun.elapsed() < PATIENCE, "{:#?}", pair.link_to(1));
+        // The servers keep what this table shows for as long as it is asked for within 100 ms.
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+    client.query_drop("COMMIT").await.unwrap();
+    pair.wait().await;
+    pair.assert_equal().await;
+    let link = pair.link_to(1);
+    assert!(link.beside > 0 && link.gave_way > 0, "{link:#?}");
+    for node in [0, 1] {
+        let counted: u64 = pair.link_to(node).conflicts.iter().map(|of| of.count).sum();
+        assert_eq!(counted, 1, "{:#?}", pair.link_to(node));
+        let kinds = "SELECT kind FROM twinlog.conflict";
+        let journal: Vec<String> = pair.query(node, kinds).await;
+        assert_eq!(journal, ["update_origin_differs"]);
+    }
 }
