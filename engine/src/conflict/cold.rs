@@ -286,14 +286,10 @@ impl Cursor {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::conflict::merge::Write;
-
-    #[test]
-    fn a_full_disk_is_said() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut cold = Cold::open(folder.path()).unwrap();
+impl Cold {
+    /// One in which no write goes through.
+    pub(super) fn on_full_disk(folder: &Path) -> Self {
+        let mut cold = Self::open(folder).unwrap();
         let full = File::options().write(true).open("/dev/full").unwrap();
         let segment = Segment {
             file: Arc::new(full),
@@ -301,6 +297,19 @@ mod tests {
             last: LogPos::default(),
         };
         cold.segments.insert(0, segment);
+        cold
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conflict::merge::Write;
+
+    #[test]
+    fn a_full_disk_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut cold = Cold::on_full_disk(folder.path());
         let entry = Entry {
             order: Order {
                 effective: 1,

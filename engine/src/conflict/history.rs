@@ -689,6 +689,34 @@ mod tests {
         histories.keep(key(number), &unkept);
     }
 
+    /// What could not be put away is lost, and nothing is answered any more by what is left.
+    #[test]
+    fn a_full_disk_ends_the_trust() {
+        let folder = tempfile::tempdir().unwrap();
+        let histories = Histories::bounded(1, folder.path());
+        histories.lock().cold = Some(Cold::on_full_disk(folder.path()));
+        histories.trust().unwrap();
+        let order = Order {
+            effective: 1,
+            rank: 1,
+            change: 0,
+        };
+        let entry = Entry {
+            order,
+            origin: Origin::local(LogPos::new(1, 10)),
+            write: write(1, 5),
+        };
+        record(&histories, &(key(0), entry));
+        for _ in 0..2 {
+            let error = histories.trust().unwrap_err().to_string();
+            assert!(error.contains("No space left"), "{error}");
+            assert!(histories.holds(key(1)), "every row is suspect");
+            assert_eq!(histories.folded(key(0), std::iter::empty()), None);
+            // It does not pass by itself.
+            histories.acknowledge(LogPos::new(1, 20));
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(400))]
 
