@@ -572,6 +572,7 @@ mod tests {
             collation: None,
             generated: false,
             auto_increment: false,
+            ..ColumnSchema::default()
         }
     }
 
