@@ -128,3 +128,124 @@ fn bytes(mapping: &Mapping, rows: &[&Row], columns: ColumnSet) -> usize {
         .map(Value::weight)
         .sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::row::{ColumnKind, SourceColumn, SourceTable};
+    use crate::schema::{ColumnSchema, TableSchema};
+
+    /// Of a key and that many texts.
+    fn mapping(texts: usize) -> Mapping {
+        let names = (0..=texts).map(|number| format!("c{number}"));
+        let source = names
+            .clone()
+            .enumerate()
+            .map(|(number, name)| SourceColumn {
+                name: Some(name.into()),
+                kind: match number {
+                    0 => ColumnKind::Long,
+                    _ => ColumnKind::Blob { length_bytes: 4 },
+                },
+                unsigned: Some(false),
+                collation: None,
+                nullable: true,
+            });
+        let source = SourceTable {
+            database: "d".into(),
+            name: "t".into(),
+            columns: source.collect(),
+            primary_key: None,
+        };
+        let target = names.enumerate().map(|(number, name)| ColumnSchema {
+            name,
+            data_type: if number == 0 { "int" } else { "longtext" }.to_owned(),
+            nullable: number > 0,
+            ..ColumnSchema::default()
+        });
+        let target = TableSchema {
+            database: "d".to_owned(),
+            name: "t".to_owned(),
+            table_type: "BASE TABLE".to_owned(),
+            engine: "InnoDB".to_owned(),
+            columns: target.collect(),
+            row_key: vec![0],
+            ..TableSchema::default()
+        };
+        Mapping::new(Arc::new(source), Arc::new(target), false).unwrap()
+    }
+
+    fn row(id: i64, texts: &[&str]) -> Row {
+        let texts = texts
+            .iter()
+            .map(|text| Value::Bytes(text.as_bytes().into()));
+        std::iter::once(Value::Int(id)).chain(texts).collect()
+    }
+
+    fn found(mapping: &Mapping, rows: &[(Row, Row)]) -> Vec<(Vec<usize>, usize)> {
+        let changed = rows.iter().map(|(from, to)| Changed {
+            from: Some(from),
+            to,
+        });
+        let changed: Vec<Changed<'_>> = changed.collect();
+        let columns = |set: ColumnSet| (0..3).filter(|number| set.contains(*number)).collect();
+        let alike = alike(mapping, &changed).into_iter();
+        alike
+            .map(|alike| (columns(alike.columns), alike.rows.len()))
+            .collect()
+    }
+
+    #[test]
+    fn rows_share_a_statement_where_that_costs_less_than_another() {
+        let mapping = mapping(2);
+        let large = "x".repeat(SHARED_BYTES);
+        let first = |id, other: &str| (row(id, &["a", other]), row(id, &["b", other]));
+        let second = |id, other: &str| (row(id, &[other, "a"]), row(id, &[other, "b"]));
+        assert_eq!(
+            found(&mapping, &[first(1, ""), second(2, ""), first(3, "")]),
+            [(vec![1, 2], 3)]
+        );
+        // The value that would have to be written as well is too large for that.
+        assert_eq!(
+            found(
+                &mapping,
+                &[first(1, &large), second(2, ""), first(3, &large)]
+            ),
+            [(vec![1], 2), (vec![2], 1)]
+        );
+        let many: Vec<(Row, Row)> = (0..2 * OWN_STATEMENT_ROWS as i64)
+            .map(|id| {
+                if id % 2 == 0 {
+                    first(id, "")
+                } else {
+                    second(id, "")
+                }
+            })
+            .collect();
+        let each = OWN_STATEMENT_ROWS;
+        assert_eq!(found(&mapping, &many), [(vec![1], each), (vec![2], each)]);
+    }
+
+    #[test]
+    fn a_zero_and_its_negative_differ() {
+        let mapping = mapping(1);
+        let of = |value: f64| -> Row { [Value::Int(1), Value::Double(value)].into() };
+        let differing = |to| ColumnSet::differing(&mapping, &of(0.0), &of(to));
+        assert!(differing(0.0).is_empty());
+        assert!(differing(-0.0).contains(1) && !differing(-0.0).contains(0));
+    }
+
+    #[test]
+    fn columns_behind_the_last_bit_go_together() {
+        let mapping = mapping(200);
+        let texts = |changed: usize| {
+            let mut texts = vec!["a"; 200];
+            texts[changed] = "b";
+            row(1, &texts)
+        };
+        let set = ColumnSet::differing(&mapping, &row(1, &["a"; 200]), &texts(180));
+        assert!(set.contains(181) && set.contains(150) && !set.contains(100));
+    }
+}
