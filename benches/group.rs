@@ -156,6 +156,7 @@ fn target(unique: bool) -> TableSchema {
         collation: (data_type == "varchar").then(|| "utf8mb4_bin".into()),
         generated: false,
         auto_increment: name == "id",
+        ..ColumnSchema::default()
     });
     let code = UniqueKey {
         name: "code".into(),

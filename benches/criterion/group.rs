@@ -52,7 +52,8 @@ fn group(criterion: &mut Criterion) {
 /// Rows that a step writes.
 fn rows(step: &Step<'_>) -> usize {
     match step {
-        Step::Insert(_, rows) | Step::Upsert(_, rows) | Step::Delete(_, rows) => rows.len(),
+        Step::Insert(_, rows) | Step::Delete(_, rows) => rows.len(),
+        Step::Upsert(_, rows) => rows.len(),
         Step::Update(..) => 1,
         Step::Lock(..) => 0,
     }

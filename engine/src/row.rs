@@ -168,6 +168,16 @@ impl Value {
         };
         size_of::<Self>() + heap
     }
+
+    /// Whether the server tells the two apart: by their bits, so that a zero and its negative differ.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Value::Float(one), Value::Float(other)) => one.to_bits() == other.to_bits(),
+            (Value::Double(one), Value::Double(other)) => one.to_bits() == other.to_bits(),
+            (one, other) => one == other,
+        }
+    }
 }
 
 impl Value {

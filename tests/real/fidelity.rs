@@ -499,6 +499,7 @@ async fn schema(conn: &mut Conn, table: &str) -> Result<Vec<ColumnSchema>> {
                 charset,
                 collation,
                 auto_increment: false,
+                ..ColumnSchema::default()
             },
         )
         .collect())

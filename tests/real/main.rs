@@ -21,6 +21,7 @@ macro_rules! on_both {
     };
 }
 
+mod changed_columns;
 mod check;
 mod compare;
 mod conflicts;

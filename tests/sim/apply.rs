@@ -14,7 +14,7 @@ use twinlog_engine::conflict::resolve::{
     Arrival, Conflict, ConflictKind, Finding, Rival, RowAction, emptied, orphaned, resolve,
     without_its_row,
 };
-use twinlog_engine::group::{Step, coalesced};
+use twinlog_engine::group::{Changed, Step, coalesced};
 use twinlog_engine::position::LogPos;
 use twinlog_engine::position::marker::Marker;
 use twinlog_engine::row::Row;
@@ -245,27 +245,29 @@ impl World {
         let changes = reads.iter().flat_map(changes);
         for step in coalesced(changes.map(|change| change.mapped(&tables))) {
             self.interlude(node, engine, locked)?;
-            let rows: &[&Row] = match &step {
-                Step::Insert(_, rows)
-                | Step::Upsert(_, rows)
-                | Step::Delete(_, rows)
-                | Step::Lock(_, rows) => rows,
+            let rows: Vec<Changed<'_>> = match &step {
+                Step::Insert(_, rows) | Step::Delete(_, rows) | Step::Lock(_, rows) => {
+                    rows.iter().map(|to| Changed { from: None, to }).collect()
+                }
+                Step::Upsert(_, rows) => rows.clone(),
                 Step::Update(_, before, after) => {
                     locked.extend(self.servers[node].row_locks(before));
-                    &[after]
+                    let from = Some(*before);
+                    vec![Changed { from, to: after }]
                 }
             };
             if self.mutation == Some(Mutation::PlanLocksNothing) && matches!(step, Step::Lock(..)) {
                 continue;
             }
             let server = &mut self.servers[node];
-            for row in rows {
+            for changed in rows {
+                let row = changed.to;
                 // What it only names is the row's own, and goes with its lock.
                 locked.extend(match step {
                     Step::Delete(..) | Step::Lock(..) => server.row_locks(row),
                     _ => server.locks_of(row),
                 });
-                if let Err(problem) = server.step(&step, row, undo) {
+                if let Err(problem) = server.step(&step, changed, undo) {
                     return Ok(Some(problem));
                 }
             }

@@ -6,13 +6,14 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use twinlog_engine::apply::column_set::ColumnSet;
 use twinlog_engine::apply::mapping::Mapping;
 use twinlog_engine::conflict::claim::{ChangeKeys, ClaimKind, RowWrite};
 use twinlog_engine::conflict::collation::Weights;
 use twinlog_engine::conflict::family::{Dependent, Family, Reference, Related};
 use twinlog_engine::conflict::history::{Kept, Unkept};
 use twinlog_engine::conflict::key::{KeyHash, image_keys};
-use twinlog_engine::group::{Mapped, Step};
+use twinlog_engine::group::{Changed, Mapped, Step};
 use twinlog_engine::position::LogPos;
 use twinlog_engine::position::marker::Marker;
 use twinlog_engine::row::{ColumnKind, Row, RowChange, SourceColumn, SourceTable, Value};
@@ -184,6 +185,7 @@ fn column(name: &str) -> ColumnSchema {
         collation: None,
         generated: false,
         auto_increment: false,
+        ..ColumnSchema::default()
     }
 }
 
@@ -493,9 +495,10 @@ impl Server {
     pub(crate) fn step(
         &mut self,
         step: &Step<'_>,
-        row: &Row,
+        changed: Changed<'_>,
         undo: &mut Undo,
     ) -> Result<(), String> {
+        let row = changed.to;
         let key = key_of(row);
         let gone = match step {
             Step::Update(_, before, _) => Some(key_of(before)),
@@ -512,16 +515,30 @@ impl Server {
         let after = match step {
             Step::Lock(..) => return Ok(()),
             Step::Delete(..) => None,
-            Step::Insert(..) | Step::Upsert(..) | Step::Update(..) => Some(row.clone()),
+            Step::Insert(..) => Some(row.clone()),
+            // Only what differs is written: the rest must be as it was at the origin by itself.
+            Step::Upsert(mapping, _) | Step::Update(mapping, ..) => {
+                let stored = gone.and_then(|gone| self.rows.get(&gone));
+                let mut new = stored.cloned().unwrap_or_else(|| row.clone());
+                let columns = changed.from.map_or(ColumnSet::ALL, |from| {
+                    ColumnSet::differing(mapping, from, row)
+                });
+                for (number, (source, target)) in mapping.written.iter().enumerate() {
+                    if columns.contains(number) {
+                        new[*target] = row[*source].clone();
+                    }
+                }
+                Some(new)
+            }
         };
         if let Some(gone) = gone {
             self.set(gone, None, undo);
         }
-        if after.is_some() {
-            if self.rows.contains_key(&key) || !self.fits(row) {
+        if let Some(after) = after {
+            if self.rows.contains_key(&key) || !self.fits(&after) {
                 return Err(format!("row {key} has a value that is taken"));
             }
-            self.set(key, after, undo);
+            self.set(key, Some(after), undo);
         }
         Ok(())
     }

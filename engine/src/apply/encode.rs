@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::column_set::{ColumnSet, alike};
 use super::mapping::Mapping;
 use super::statement::StatementWriter;
 use crate::decode::event::Flavor;
@@ -46,16 +47,24 @@ pub fn encode(steps: &[Step<'_>], flavor: Flavor) -> Result<Vec<Statement>> {
                 let push = |out: &mut _, row: &_, first| writer.push_row(out, row, first);
                 many(&mut statements, mapping, form, rows, push)?;
             }
-            // A row that is nothing but its key is as it should be.
-            Step::Upsert(_, rows) if writer.has_payload() => {
-                let form = Form {
-                    action: "update",
-                    head: writer.insert_head(),
-                    tail: writer.upsert_tail(),
-                    found_per_row: 2,
-                };
-                let push = |out: &mut _, row: &_, first| writer.push_row(out, row, first);
-                many(&mut statements, mapping, form, rows, push)?;
+            Step::Upsert(_, rows) => {
+                for alike in alike(mapping, rows) {
+                    let rows = &alike.rows;
+                    // What differs is not there at the target.
+                    if alike.columns.is_empty() {
+                        lock(&mut statements, mapping, writer, rows)?;
+                        continue;
+                    }
+                    let mut upsert = writer.upsert(alike.columns);
+                    let form = Form {
+                        action: "update",
+                        head: std::mem::take(&mut upsert.head),
+                        tail: std::mem::take(&mut upsert.tail),
+                        found_per_row: 2,
+                    };
+                    let push = |out: &mut _, row: &_, first| upsert.push_row(out, row, first);
+                    many(&mut statements, mapping, form, rows, push)?;
+                }
             }
             Step::Delete(_, rows) => {
                 let form = Form {
@@ -67,18 +76,9 @@ pub fn encode(steps: &[Step<'_>], flavor: Flavor) -> Result<Vec<Statement>> {
                 let push = |out: &mut _, row: &_, first| writer.push_key(out, row, first);
                 many(&mut statements, mapping, form, rows, push)?;
             }
-            Step::Lock(_, rows) | Step::Upsert(_, rows) => {
-                let form = Form {
-                    action: "update",
-                    head: writer.lock_head(),
-                    tail: writer.lock_tail(),
-                    found_per_row: 1,
-                };
-                let push = |out: &mut _, row: &_, first| writer.push_key(out, row, first);
-                many(&mut statements, mapping, form, rows, push)?;
-            }
+            Step::Lock(_, rows) => lock(&mut statements, mapping, writer, rows)?,
             Step::Update(_, before, after) => statements.push(Statement {
-                sql: writer.update(before, after)?,
+                sql: writer.update(before, after, ColumnSet::differing(mapping, before, after))?,
                 mapping: Arc::clone(mapping),
                 action: "update",
                 expected: 1,
@@ -93,6 +93,22 @@ struct Form {
     head: Vec<u8>,
     tail: Vec<u8>,
     found_per_row: u64,
+}
+
+fn lock(
+    statements: &mut Vec<Statement>,
+    mapping: &Arc<Mapping>,
+    writer: StatementWriter<'_>,
+    rows: &[&Row],
+) -> Result<()> {
+    let form = Form {
+        action: "update",
+        head: writer.lock_head(),
+        tail: writer.lock_tail(),
+        found_per_row: 1,
+    };
+    let push = |out: &mut _, row: &_, first| writer.push_key(out, row, first);
+    many(statements, mapping, form, rows, push)
 }
 
 fn many(

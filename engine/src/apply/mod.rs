@@ -2,6 +2,7 @@
 
 pub mod applier;
 mod careful;
+pub mod column_set;
 mod definition;
 mod emptying;
 pub mod encode;

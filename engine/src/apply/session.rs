@@ -90,6 +90,8 @@ pub fn apply_session(flavor: Flavor, origin_server_id: u32) -> Vec<String> {
         format!("SET SESSION {}", settings.join(", SESSION ")),
         // Behind default_collation_for_utf8mb4, which it depends on.
         "SET NAMES utf8mb4".to_owned(),
+        // As in [`super::literal::SESSION_SETTINGS`], where the reason stands.
+        "SET character_set_client = binary".to_owned(),
         "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE".to_owned(),
         "SET autocommit = 0".to_owned(),
     ];

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::applier::{Applier, Attempt};
 use super::careful::{Settled, Weighed};
+use super::column_set::ColumnSet;
 use super::execute::Failure;
 use super::explain::UNSETTLED;
 use super::image;
@@ -278,7 +279,7 @@ impl Applier {
                 statements.push(("delete", locking.delete(Named::ByRowKey(row))?));
             }
             RowAction::Put if present => {
-                statements.push(("update", writer.update(standing, standing)?));
+                statements.push(("update", writer.update(standing, standing, ColumnSet::ALL)?));
             }
             RowAction::Put => {
                 let mut sql = writer.insert_head();

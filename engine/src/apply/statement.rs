@@ -1,11 +1,13 @@
 //! Row changes as SQL statements. With [`super::literal`], the only place that builds SQL of rows.
 
+use super::column_set::ColumnSet;
 use super::literal::write_literal;
 use super::mapping::Mapping;
 use crate::connection::quote_identifier;
 use crate::decode::event::Flavor;
 use crate::error::{Error, Result};
 use crate::row::Row;
+use crate::schema::Unchanged;
 
 /// Writes statements for one table.
 #[derive(Debug, Clone, Copy)]
@@ -54,35 +56,39 @@ impl<'m> StatementWriter<'m> {
         Ok(())
     }
 
-    /// Tail that makes the INSERT an upsert on the row key: right only where no other unique key can
-    /// collide, or the row is known to be there ([`crate::group::Step::Upsert`]). Key columns are assigned too, lest `ON UPDATE
-    /// CURRENT_TIMESTAMP` of one of them does.
+    /// The parts of an INSERT of rows that are there, which sets these columns of theirs: right only where no
+    /// other unique key can collide, or the row is known to be there ([`crate::group::Step::Upsert`]).
     #[must_use]
-    pub fn upsert_tail(&self) -> Vec<u8> {
+    pub fn upsert(&self, set: ColumnSet) -> Upsert<'m> {
         // MySQL warns on VALUES() for every statement; MariaDB does not know the row alias.
         let (alias, open, close) = match self.flavor {
             Flavor::MySql => (" AS `twinlog new row`", "`twinlog new row`.", ""),
             Flavor::MariaDb => ("", "VALUES(", ")"),
         };
-        let assignments: Vec<String> = self
-            .mapping
-            .written
-            .iter()
-            .map(|(_, target)| {
-                let name = quote_identifier(&self.mapping.target.columns[*target].name);
-                format!("{name}={open}{name}{close}")
-            })
-            .collect();
-        format!("{alias} ON DUPLICATE KEY UPDATE {}", assignments.join(",")).into_bytes()
-    }
-
-    /// Whether there are columns beside the row key, so that an upsert says anything.
-    #[must_use]
-    pub fn has_payload(&self) -> bool {
-        self.mapping
-            .written
-            .iter()
-            .any(|(_, target)| !self.mapping.target.row_key.contains(target))
+        let mut columns = Vec::new();
+        let (mut names, mut assignments) = (Vec::new(), Vec::new());
+        for (number, (source, target)) in self.mapping.written.iter().enumerate() {
+            let column = &self.mapping.target.columns[*target];
+            let name = quote_identifier(&column.name);
+            let assigned = set.contains(number) || column.on_update;
+            if assigned {
+                assignments.push(format!("{name}={open}{name}{close}"));
+            }
+            let keyed = self.mapping.target.row_key.contains(target);
+            match column.unchanged {
+                Unchanged::Absent if !assigned && !keyed => continue,
+                Unchanged::Empty if !assigned && !keyed => columns.push(None),
+                _ => columns.push(Some((*source, *target))),
+            }
+            names.push(name);
+        }
+        Upsert {
+            writer: *self,
+            columns,
+            head: format!("INSERT INTO {} ({}) VALUES ", self.table(), names.join(","))
+                .into_bytes(),
+            tail: format!("{alias} ON DUPLICATE KEY UPDATE {}", assignments.join(",")).into_bytes(),
+        }
     }
 
     /// Head of a DELETE; row keys follow through [`Self::push_key`], then [`Self::delete_tail`].
@@ -143,18 +149,25 @@ impl<'m> StatementWriter<'m> {
         }
     }
 
-    /// An UPDATE of one row that sets every column, so that none is left to the target's own
-    /// `ON UPDATE` rules.
+    /// An UPDATE of one row, by the row key of `before`, that sets these columns, and those that the target's
+    /// own `ON UPDATE` rules would set.
     ///
     /// # Errors
     /// [`Error::Unsupported`].
-    pub fn update(&self, before: &Row, after: &Row) -> Result<Vec<u8>> {
+    pub fn update(&self, before: &Row, after: &Row, set: ColumnSet) -> Result<Vec<u8>> {
+        // There has to be something to set.
+        let set = if set.is_empty() { ColumnSet::ALL } else { set };
         let mut out = format!("UPDATE {} SET ", self.table()).into_bytes();
+        let mut first = true;
         for (number, (source, target)) in self.mapping.written.iter().enumerate() {
-            if number > 0 {
+            let column = &self.mapping.target.columns[*target];
+            if !set.contains(number) && !column.on_update {
+                continue;
+            }
+            if !std::mem::take(&mut first) {
                 out.push(b',');
             }
-            let name = quote_identifier(&self.mapping.target.columns[*target].name);
+            let name = quote_identifier(&column.name);
             out.extend_from_slice(name.as_bytes());
             out.push(b'=');
             self.push_literal(&mut out, after, *source, *target)?;
@@ -210,5 +223,38 @@ impl<'m> StatementWriter<'m> {
             quote_identifier(&self.mapping.target.database),
             quote_identifier(&self.mapping.target.name)
         )
+    }
+}
+
+/// An INSERT of rows that are there, which sets some of their columns.
+#[derive(Debug)]
+pub struct Upsert<'m> {
+    writer: StatementWriter<'m>,
+    /// What the rows hold: columns of the image and the target, and the empty text.
+    columns: Vec<Option<(usize, usize)>>,
+    /// Up to and with `VALUES`.
+    pub head: Vec<u8>,
+    /// Behind the rows.
+    pub tail: Vec<u8>,
+}
+
+impl Upsert<'_> {
+    /// Appends `(..)`, with a comma in front unless it is the first.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] naming the column that has no faithful literal.
+    pub fn push_row(&self, out: &mut Vec<u8>, row: &Row, first: bool) -> Result<()> {
+        out.extend_from_slice(if first { b"(" } else { b",(" });
+        for (number, column) in self.columns.iter().enumerate() {
+            if number > 0 {
+                out.push(b',');
+            }
+            match column {
+                Some((source, target)) => self.writer.push_literal(out, row, *source, *target)?,
+                None => out.extend_from_slice(b"''"),
+            }
+        }
+        out.push(b')');
+        Ok(())
     }
 }

@@ -366,6 +366,7 @@ mod tests {
             collation: None,
             generated: false,
             auto_increment: false,
+            ..ColumnSchema::default()
         }
     }
 

@@ -443,6 +443,7 @@ mod tests {
                 collation: None,
                 generated: false,
                 auto_increment: false,
+                ..crate::schema::ColumnSchema::default()
             }],
             row_key: vec![0],
             unique_keys: Vec::new(),

@@ -256,6 +256,7 @@ fn write_all(table: &SourceTable, row: &[Value], flavor: Flavor) {
             collation: None,
             generated: false,
             auto_increment: false,
+            ..ColumnSchema::default()
         };
         // Damaged values may have no literal; only a panic would be wrong.
         let _ = write_literal(&mut Vec::new(), value, column, &target, flavor);

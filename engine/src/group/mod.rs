@@ -10,6 +10,6 @@ mod split;
 mod tests;
 
 pub use gather::{Batch, Gatherer, Item, Limits};
-pub use plan::{Mapped, Step, coalesced, one_by_one};
+pub use plan::{Changed, Mapped, Step, coalesced, one_by_one};
 pub use split::KeySet;
 pub(crate) use split::{key_set, split};

@@ -60,13 +60,23 @@ pub enum Step<'b> {
     /// Rows that exist and get a new image. Found rows: two each, as `ON DUPLICATE KEY UPDATE`
     /// counts; a missing row counts one and so shows. Where there are unique keys besides, a missing
     /// row could be mistaken for another that holds its value: a [`Step::Lock`] stands in front.
-    Upsert(&'b Arc<Mapping>, Vec<&'b Row>),
+    Upsert(&'b Arc<Mapping>, Vec<Changed<'b>>),
     /// Rows that go, named by any of their images. Found rows: one each.
     Delete(&'b Arc<Mapping>, Vec<&'b Row>),
     /// One row from this image to that. Found rows: one.
     Update(&'b Arc<Mapping>, &'b Row, &'b Row),
     /// Rows that must be there, and are locked. Found rows: one each.
     Lock(&'b Arc<Mapping>, Vec<&'b Row>),
+}
+
+/// A row that gets a new image.
+#[derive(Debug, Clone, Copy)]
+pub struct Changed<'b> {
+    /// The image before, in the same mapping; `None` where it is in another, so that the columns are
+    /// not known that differ.
+    pub from: Option<&'b Row>,
+    /// The new image.
+    pub to: &'b Row,
 }
 
 impl<'b> Step<'b> {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::plan::{Mapped, Step, push_ordered};
+use super::plan::{Changed, Mapped, Step, push_ordered};
 use crate::apply::mapping::Mapping;
 use crate::conflict::claim::ImageKeys;
 use crate::conflict::key::{KeyHash, KeyMap, row_key};
@@ -262,7 +262,7 @@ impl<'b> Segment<'b> {
         };
         let mut deletes: Buckets<'b> = Vec::new();
         let mut inserts: Buckets<'b> = Vec::new();
-        let mut changed: Buckets<'b> = Vec::new();
+        let mut changed: Buckets<'b, Changed<'b>> = Vec::new();
         let mut unlocked: Buckets<'b> = Vec::new();
         let mut same: Buckets<'b> = Vec::new();
         let mut came_and_went: Buckets<'b> = Vec::new();
@@ -270,8 +270,13 @@ impl<'b> Segment<'b> {
             match (net.first, net.last) {
                 (Some(first), None) => bucket(&mut deletes, net.first_mapping, first.row),
                 (None, Some(last)) => bucket(&mut inserts, net.mapping, last.row),
-                (Some(first), Some(last)) if first.row != last.row => {
-                    bucket(&mut changed, net.mapping, last.row);
+                (Some(first), Some(last)) if !same_image(first.row, last.row) => {
+                    let alike = Arc::ptr_eq(net.first_mapping, net.mapping);
+                    let row = Changed {
+                        from: alike.then_some(first.row),
+                        to: last.row,
+                    };
+                    bucket(&mut changed, net.mapping, row);
                     if !net.mapping.target.unique_keys.is_empty() && !net.written_before {
                         bucket(&mut unlocked, net.mapping, last.row);
                     }
@@ -356,9 +361,13 @@ fn depths(nets: &[Net<'_>]) -> Option<HashMap<usize, usize>> {
     Some(depths)
 }
 
-type Buckets<'b> = Vec<(&'b Arc<Mapping>, Vec<&'b Row>)>;
+fn same_image(one: &Row, other: &Row) -> bool {
+    one.len() == other.len() && one.iter().zip(other).all(|(one, other)| one.is(other))
+}
 
-fn bucket<'b>(buckets: &mut Buckets<'b>, mapping: &'b Arc<Mapping>, row: &'b Row) {
+type Buckets<'b, R = &'b Row> = Vec<(&'b Arc<Mapping>, Vec<R>)>;
+
+fn bucket<'b, R>(buckets: &mut Buckets<'b, R>, mapping: &'b Arc<Mapping>, row: R) {
     match buckets
         .iter_mut()
         .find(|(known, _)| Arc::ptr_eq(known, mapping))

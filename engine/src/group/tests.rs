@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::plan::{Mapped, Step, coalesced};
+use super::plan::{Changed, Mapped, Step, coalesced};
 use super::split::{key_set, split};
+use crate::apply::column_set::ColumnSet;
 use crate::apply::mapping::Mapping;
 use crate::conflict::claim::ChangeKeys;
 use crate::conflict::collation::Weights;
@@ -81,6 +82,7 @@ fn mapping(kind: Kind, mode: ForeignKeyMode, on_delete: &str) -> Arc<Mapping> {
                 collation: None,
                 generated: false,
                 auto_increment: false,
+                ..ColumnSchema::default()
             })
             .into(),
         row_key: vec![0],
@@ -210,14 +212,29 @@ impl Server {
         Ok(self.take(kind, id).map_or(0, |_| 1))
     }
 
-    fn upsert(&mut self, kind: Kind, row: &Row) -> Result<u64, String> {
+    /// Sets the columns that differ, as the statement does.
+    fn upsert(
+        &mut self,
+        kind: Kind,
+        changed: &Changed<'_>,
+        mapping: &Mapping,
+    ) -> Result<u64, String> {
+        let row = changed.to;
         let Some(found) = self.collides(kind, row, None) else {
             return self.insert(kind, row);
         };
-        if self.get(kind, found) == Some(row) {
+        let from = changed.from.ok_or("the mapping is the same")?;
+        let columns = ColumnSet::differing(mapping, from, row);
+        let mut new = self.get(kind, found).ok_or("no row")?.clone();
+        for (number, (source, target)) in mapping.written.iter().enumerate() {
+            if columns.contains(number) {
+                new[*target] = row[*source].clone();
+            }
+        }
+        if self.get(kind, found) == Some(&new) {
             return Ok(1);
         }
-        self.update(kind, found, row)?;
+        self.update(kind, found, &new)?;
         Ok(2)
     }
 
@@ -238,7 +255,14 @@ impl Server {
             };
         match step {
             Step::Insert(_, rows) => many(rows, 1, &|server, row| server.insert(kind, row)),
-            Step::Upsert(_, rows) => many(rows, 2, &|server, row| server.upsert(kind, row)),
+            Step::Upsert(mapping, rows) => rows.iter().try_for_each(|changed| {
+                let found = self.upsert(kind, changed, mapping)?;
+                if found == 2 {
+                    Ok(())
+                } else {
+                    Err(format!("{step:?}: {found} instead of 2"))
+                }
+            }),
             Step::Delete(_, rows) => many(rows, 1, &|server, row| server.delete(kind, id(row))),
             Step::Update(_, before, after) => many(&[after], 1, &|server, row| {
                 server.update(kind, id(before), row)

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::unchanged::{Fill, Unchanged, keep_values};
 use super::{ColumnSchema, ForeignKey, TableSchema, UniqueKey};
 use crate::config::NodeConfig;
 use crate::conflict::collation::Collator;
@@ -81,9 +82,13 @@ impl SchemaCatalog {
             Some((of, children)) if of == generation => children,
             _ => Children::read(&mut connection).await?,
         };
-        let schema = schema.map(|schema| TableSchema {
-            children: children.of(database, table),
-            ..schema
+        let schema = schema.map(|(schema, expressions)| {
+            let mut schema = TableSchema {
+                children: children.of(database, table),
+                ..schema
+            };
+            keep_values(&mut schema, &expressions);
+            schema
         });
         reader.children = Some((generation, children));
         reader.connection = Some(connection);
@@ -145,12 +150,12 @@ impl Children {
     }
 }
 
-/// But for its children.
+/// But for its children; with the expressions in which it names its columns.
 async fn read_table(
     connection: &mut NodeConnection,
     database: &str,
     table: &str,
-) -> Result<Option<TableSchema>> {
+) -> Result<Option<(TableSchema, Vec<String>)>> {
     let context = format!("reading the schema of {database}.{table}");
     let of_table = format!(
         "TABLE_SCHEMA = {} AND TABLE_NAME = {}",
@@ -173,7 +178,7 @@ async fn read_table(
         .all::<mysql_async::Row>(
             &format!(
                 "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, IS_NULLABLE, CHARACTER_SET_NAME, \
-                 COLLATION_NAME, EXTRA FROM information_schema.COLUMNS WHERE {of_table} \
+                 COLLATION_NAME, EXTRA, COLUMN_DEFAULT FROM information_schema.COLUMNS WHERE {of_table} \
                  ORDER BY ORDINAL_POSITION"
             ),
             &context,
@@ -223,7 +228,33 @@ async fn read_table(
         )
         .await?;
     schema.triggers = triggers.unwrap_or(0) > 0;
-    Ok(Some(schema))
+    let expressions = expressions(connection, database, table, &context).await?;
+    Ok(Some((schema, expressions)))
+}
+
+/// What the table's checks, generated columns and indexes say.
+async fn expressions(
+    connection: &mut NodeConnection,
+    database: &str,
+    table: &str,
+    context: &str,
+) -> Result<Vec<String>> {
+    let (database, table) = (quote_string(database), quote_string(table));
+    // In MySQL names of checks are one for each database; MariaDB says the table, and has no expressions
+    // in indexes. Each reads its own comment.
+    let sql = format!(
+        "SELECT GENERATION_EXPRESSION FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = {database} \
+         AND TABLE_NAME = {table} AND GENERATION_EXPRESSION <> '' UNION ALL \
+         SELECT CHECK_CLAUSE FROM information_schema.CHECK_CONSTRAINTS AS checks WHERE \
+         CONSTRAINT_SCHEMA = {database} AND \
+         /*M! TABLE_NAME = {table} */ \
+         /*!80016 CONSTRAINT_NAME IN (SELECT CONSTRAINT_NAME FROM \
+         information_schema.TABLE_CONSTRAINTS WHERE TABLE_SCHEMA = {database} AND TABLE_NAME = {table} \
+         AND CONSTRAINT_TYPE = 'CHECK') UNION ALL \
+         SELECT EXPRESSION FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = {database} AND \
+         TABLE_NAME = {table} AND EXPRESSION IS NOT NULL */"
+    );
+    connection.all::<String>(&sql, context).await
 }
 
 /// The foreign keys that a condition on `KEY_COLUMN_USAGE` chooses.
@@ -285,7 +316,8 @@ fn column(row: mysql_async::Row) -> Option<ColumnSchema> {
     };
     let column_type = text(2)?;
     let extra = optional(6).unwrap_or_default().to_ascii_lowercase();
-    Some(ColumnSchema {
+    let default = optional(7);
+    let mut column = ColumnSchema {
         name: text(0)?,
         data_type: text(1)?.to_ascii_lowercase(),
         unsigned: column_type.to_ascii_lowercase().contains("unsigned"),
@@ -299,7 +331,17 @@ fn column(row: mysql_async::Row) -> Option<ColumnSchema> {
             || extra.contains("stored generated")
             || extra.contains("persistent generated"),
         auto_increment: extra.contains("auto_increment"),
-    })
+        on_update: extra.contains("on update"),
+        unchanged: Unchanged::default(),
+    };
+    column.unchanged = Unchanged::of(
+        &column,
+        Fill {
+            default: default.as_deref(),
+            extra: &extra,
+        },
+    );
+    Some(column)
 }
 
 fn keys(schema: &mut TableSchema, statistics: Vec<mysql_async::Row>) {

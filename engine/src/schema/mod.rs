@@ -1,11 +1,13 @@
 //! The schema of a target's tables, as its information_schema tells it.
 
 mod catalog;
+mod unchanged;
 
 pub use catalog::SchemaCatalog;
+pub use unchanged::Unchanged;
 
 /// A table at the target.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TableSchema {
     /// Database name.
     pub database: String,
@@ -121,7 +123,7 @@ pub fn is_spatial(data_type: &str) -> bool {
 }
 
 /// A column at the target.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ColumnSchema {
     /// Name as declared.
     pub name: String,
@@ -141,4 +143,8 @@ pub struct ColumnSchema {
     pub generated: bool,
     /// Whether it is AUTO_INCREMENT.
     pub auto_increment: bool,
+    /// Whether the server sets it by itself where an update does not (`ON UPDATE CURRENT_TIMESTAMP`).
+    pub on_update: bool,
+    /// What is written for it where an upsert leaves it as it is.
+    pub unchanged: Unchanged,
 }
