@@ -264,7 +264,7 @@ impl World {
         // From so little that nearly all is on disk. In one world of ten that merge, for such a world takes
         // ten times as long as another.
         let little = [1, 1200, 3000][(seed / 10 % 3) as usize];
-        let history_bytes = (!rules.is_empty() && seed % 10 == 0).then_some(little);
+        let history_bytes = (!rules.is_empty() && seed.is_multiple_of(10)).then_some(little);
         let turned = random.below(nodes);
         let places = Places {
             of: (0..nodes)
