@@ -3,7 +3,11 @@
 use twinlog_cli::sandbox::ServerKind;
 use twinlog_harness::{Pair, PairOptions};
 
-on_both!(only_what_changed_is_written, whatever_the_table_asks_for);
+on_both!(
+    only_what_changed_is_written,
+    whatever_the_table_asks_for,
+    a_missing_row_is_not_mistaken_for_another,
+);
 
 const ROWS: usize = 40;
 
@@ -127,4 +131,30 @@ async fn whatever_the_table_asks_for(kind: ServerKind) {
         .query(1, "SELECT COUNT(*), COUNT(DISTINCT serial) FROM d.`täfel`")
         .await;
     assert_eq!(rows, [(ROWS as u64, ROWS as u64)]);
+}
+
+/// Rows are gone at b, unlogged, and others hold their unique values there.
+async fn a_missing_row_is_not_mistaken_for_another(kind: ServerKind) {
+    let mut pair = Pair::start(
+        &PairOptions::new(kind),
+        "CREATE DATABASE d; CREATE TABLE d.t (day DATE, name VARCHAR(9) COLLATE utf8mb4_general_ci, a INT, u INT, \
+         PRIMARY KEY (name, day), UNIQUE (u)); INSERT INTO d.t VALUES ('2024-01-01', 'Ä', 1, 1), \
+         ('2024-01-02', 'Ä', 2, 2), ('2024-01-01', 'b', 3, 3)",
+    )
+    .await;
+    pair.wait().await;
+    pair.stop_engine(1).await;
+    let unlogged = "SET SESSION sql_log_bin = 0; DELETE FROM d.t WHERE u = 1; \
+                    UPDATE d.t SET day = '2025-05-05', u = 1 WHERE u = 3";
+    pair.run(1, unlogged).await;
+    pair.run(0, "UPDATE d.t SET a = 20 WHERE u = 2").await;
+    pair.run(0, "UPDATE d.t SET a = 10 WHERE u = 1").await;
+    pair.start_engine(1).await;
+    let halted = pair.halted(1).await;
+    assert!(halted.contains("d.t"), "{halted}");
+    let rows: Vec<(String, i64, i64)> = pair
+        .query(1, "SELECT CAST(day AS CHAR), a, u FROM d.t ORDER BY u")
+        .await;
+    let row = |day: &str, a, u| (day.to_owned(), a, u);
+    assert_eq!(rows, [row("2025-05-05", 3, 1), row("2024-01-02", 20, 2)]);
 }

@@ -56,8 +56,11 @@ impl<'m> StatementWriter<'m> {
         Ok(())
     }
 
-    /// The parts of an INSERT of rows that are there, which sets these columns of theirs: right only where no
-    /// other unique key can collide, or the row is known to be there ([`crate::group::Step::Upsert`]).
+    /// The parts of an INSERT of rows that are there, which sets these columns of theirs.
+    ///
+    /// Where the table has other unique keys, a row that is missing could be mistaken for another one, which
+    /// holds a value of it: then a column of the row key, which is assigned its own value, would become NULL, and
+    /// the server refuses the statement (1048).
     #[must_use]
     pub fn upsert(&self, set: ColumnSet) -> Upsert<'m> {
         // MySQL warns on VALUES() for every statement; MariaDB does not know the row alias.
@@ -65,16 +68,31 @@ impl<'m> StatementWriter<'m> {
             Flavor::MySql => (" AS `twinlog new row`", "`twinlog new row`.", ""),
             Flavor::MariaDb => ("", "VALUES(", ")"),
         };
+        let table = self.table();
+        let row_key = &self.mapping.target.row_key;
+        let keys: Vec<String> = row_key
+            .iter()
+            .map(|target| quote_identifier(&self.mapping.target.columns[*target].name))
+            .collect();
+        let unique = !self.mapping.target.unique_keys.is_empty();
+        let guarding = row_key.first().filter(|_| unique);
         let mut columns = Vec::new();
         let (mut names, mut assignments) = (Vec::new(), Vec::new());
         for (number, (source, target)) in self.mapping.written.iter().enumerate() {
             let column = &self.mapping.target.columns[*target];
             let name = quote_identifier(&column.name);
             let assigned = set.contains(number) || column.on_update;
-            if assigned {
+            let keyed = self.mapping.target.row_key.contains(target);
+            if guarding == Some(target) {
+                let own: Vec<String> = keys
+                    .iter()
+                    .map(|key| format!("{table}.{key}={open}{key}{close}"))
+                    .collect();
+                let own = own.join(" AND ");
+                assignments.push(format!("{name}=IF({own},{table}.{name},NULL)"));
+            } else if assigned {
                 assignments.push(format!("{name}={open}{name}{close}"));
             }
-            let keyed = self.mapping.target.row_key.contains(target);
             match column.unchanged {
                 Unchanged::Absent if !assigned && !keyed => continue,
                 Unchanged::Empty if !assigned && !keyed => columns.push(None),
@@ -85,8 +103,7 @@ impl<'m> StatementWriter<'m> {
         Upsert {
             writer: *self,
             columns,
-            head: format!("INSERT INTO {} ({}) VALUES ", self.table(), names.join(","))
-                .into_bytes(),
+            head: format!("INSERT INTO {table} ({}) VALUES ", names.join(",")).into_bytes(),
             tail: format!("{alias} ON DUPLICATE KEY UPDATE {}", assignments.join(",")).into_bytes(),
         }
     }

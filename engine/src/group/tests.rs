@@ -223,6 +223,9 @@ impl Server {
         let Some(found) = self.collides(kind, row, None) else {
             return self.insert(kind, row);
         };
+        if found != id(row) {
+            return Err(format!("{row:?} mistaken for {found}"));
+        }
         let from = changed.from.ok_or("the mapping is the same")?;
         let columns = ColumnSet::differing(mapping, from, row);
         let mut new = self.get(kind, found).ok_or("no row")?.clone();
