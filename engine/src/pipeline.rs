@@ -201,6 +201,11 @@ impl<'l> Pipeline<'l> {
                 }
             },
         };
+        if self.lanes.gains_nothing(&prepared) {
+            self.finish_all().await?;
+            self.lanes.rest();
+            return self.apply(batch, Some(prepared), place).await;
+        }
         let beside = self.lanes.keys_behind(&prepared);
         self.ahead
             .prepare_behind(&batch, &mut self.gatherer, Some(beside));

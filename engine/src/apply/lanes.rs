@@ -213,9 +213,19 @@ impl<P> Lanes<P> {
         })
     }
 
+    /// Whether the batch would only stand in its lane until those in front are done.
+    pub(crate) fn gains_nothing(&self, prepared: &Prepared) -> bool {
+        !self.is_empty() && !prepared.gains_beside()
+    }
+
     /// A batch gave way: those behind it are applied by themselves for a while.
     pub(crate) fn gave_way(&mut self) {
         self.around.progress.gave_way();
+        self.rest();
+    }
+
+    /// Has the next batches applied by themselves.
+    pub(crate) fn rest(&mut self) {
         self.rest = self.next_rest;
         self.next_rest = (self.next_rest * 2).min(REST.1);
     }

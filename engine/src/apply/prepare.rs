@@ -360,6 +360,19 @@ impl Prepared {
         groups.all(minds).then(|| Arc::clone(keys))
     }
 
+    /// Whether enough of it may run beside the groups that were minded for that to be worth a lane: a
+    /// quarter of the bytes.
+    pub(super) fn gains_beside(&self) -> bool {
+        let Some(merged) = &self.merged else {
+            return false;
+        };
+        let bytes = |statements: &[Statement]| -> usize {
+            statements.iter().map(|statement| statement.sql.len()).sum()
+        };
+        let free = bytes(&merged.statements[..merged.free]);
+        4 * free >= bytes(&merged.statements)
+    }
+
     /// With nothing known of `number` transactions in front.
     pub(super) fn behind(mut self, number: usize) -> Self {
         let nothing = std::iter::repeat_with(PreparedTransaction::nothing).take(number);
