@@ -384,7 +384,8 @@ pub fn quote_string(text: &str) -> String {
     let plain = text
         .bytes()
         .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'\'' | b'\\') || byte == b' ');
-    if plain {
+    // It may stand within a comment that only one kind of server reads.
+    if plain && !text.contains("*/") {
         format!("'{text}'")
     } else {
         let digits: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();

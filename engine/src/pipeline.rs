@@ -222,7 +222,7 @@ impl<'l> Pipeline<'l> {
     ) -> Result<()> {
         // What comes behind DDL may fit its tables only once that has run.
         if !batch.is_definition() {
-            let beside = self.lanes.in_use().then(Vec::new);
+            let beside = self.lanes.in_use_next().then(Vec::new);
             self.ahead
                 .prepare_behind(&batch, &mut self.gatherer, beside);
         }

@@ -50,7 +50,7 @@ impl ColumnSet {
         self.0 == 0
     }
 
-    fn and(self, other: Self) -> Self {
+    fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
@@ -108,7 +108,7 @@ fn share<'b>(mapping: &Mapping, found: Vec<Alike<'b>>) -> Vec<Alike<'b>> {
             let more = bytes(mapping, &alike.rows, with.columns.without(alike.columns))
                 + bytes(mapping, &with.rows, alike.columns.without(with.columns));
             if more <= SHARED_BYTES && with.rows.len() < OWN_STATEMENT_ROWS {
-                with.columns = with.columns.and(alike.columns);
+                with.columns = with.columns.union(alike.columns);
                 with.rows.append(&mut alike.rows);
                 continue;
             }

@@ -50,7 +50,7 @@ pub fn encode(steps: &[Step<'_>], flavor: Flavor) -> Result<Vec<Statement>> {
             Step::Upsert(_, rows) => {
                 for alike in alike(mapping, rows) {
                     let rows = &alike.rows;
-                    // What differs is not there at the target.
+                    // What differs is not there at the target, or made by it.
                     if alike.columns.is_empty() {
                         lock(&mut statements, mapping, writer, rows)?;
                         continue;

@@ -109,6 +109,11 @@ impl<P> Lanes<P> {
         self.most > 1 && self.rest == 0
     }
 
+    /// Whether the batch behind one that goes by itself may.
+    pub(crate) fn in_use_next(&self) -> bool {
+        self.most > 1 && self.rest <= 1
+    }
+
     /// A batch went by itself.
     pub(crate) fn passed_by(&mut self) {
         self.rest = self.rest.saturating_sub(1);
@@ -224,8 +229,11 @@ impl<P> Lanes<P> {
         self.rest();
     }
 
-    /// Has the next batches applied by themselves.
+    /// Has the next batches applied by themselves, if they are not already.
     pub(crate) fn rest(&mut self) {
+        if self.rest > 0 {
+            return;
+        }
         self.rest = self.next_rest;
         self.next_rest = (self.next_rest * 2).min(REST.1);
     }

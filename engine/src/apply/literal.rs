@@ -15,11 +15,7 @@ use crate::schema::ColumnSchema;
 /// Strict mode so that a value that does not fit is an error and never cut; invalid and zero dates
 /// are allowed because the origin may hold them; a 0 in an AUTO_INCREMENT column is a 0; no time
 /// zone conversion of TIMESTAMP. The `=` of `WHERE` compares with the column's collation.
-///
-/// The statement's own character set is binary: the servers then look for the end of a string byte by
-/// byte, and not character by character, which took twice the time of all the rest for large values. Names
-/// are read as UTF-8 nevertheless. **A string that is not plain ASCII needs an introducer.**
-pub const SESSION_SETTINGS: &str = "SET NAMES utf8mb4, character_set_client=binary, time_zone='+00:00', \
+pub const SESSION_SETTINGS: &str = "SET NAMES utf8mb4, time_zone='+00:00', \
      sql_mode='STRICT_ALL_TABLES,ALLOW_INVALID_DATES,NO_AUTO_VALUE_ON_ZERO'";
 
 /// Appends a literal for `target = literal` in INSERT, UPDATE and WHERE, which under
@@ -389,8 +385,8 @@ fn is_shorter_escaped(bytes: &[u8]) -> bool {
 }
 
 /// Appends any bytes in quotes. They need an introducer that says what they are: the server finds
-/// the end of the string by the connection's character set, binary, in which each byte stands for
-/// itself, and then takes the bytes as they are.
+/// the end of the string by the character set of statements, utf8mb4 or binary, in neither of which
+/// part of a character looks like a quote or a backslash, and then takes the bytes as they are.
 fn write_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
     reserve_quoted(out, bytes);
     out.push(b'\'');

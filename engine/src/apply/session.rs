@@ -90,7 +90,9 @@ pub fn apply_session(flavor: Flavor, origin_server_id: u32) -> Vec<String> {
         format!("SET SESSION {}", settings.join(", SESSION ")),
         // Behind default_collation_for_utf8mb4, which it depends on.
         "SET NAMES utf8mb4".to_owned(),
-        // As in [`super::literal::SESSION_SETTINGS`], where the reason stands.
+        // The servers look for the end of a string character by character where this is a multi-byte one,
+        // which takes them longer than all else with large values. Names are read as UTF-8 all the same, and
+        // the literals of rows that are not plain ASCII have an introducer.
         "SET character_set_client = binary".to_owned(),
         "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE".to_owned(),
         "SET autocommit = 0".to_owned(),

@@ -56,11 +56,8 @@ impl<'m> StatementWriter<'m> {
         Ok(())
     }
 
-    /// The parts of an INSERT of rows that are there, which sets these columns of theirs.
-    ///
-    /// Where the table has other unique keys, a row that is missing could be mistaken for another one, which
-    /// holds a value of it: then a column of the row key, which is assigned its own value, would become NULL, and
-    /// the server refuses the statement (1048).
+    /// The parts of an INSERT of rows that are there, which sets these columns of theirs: right only where no
+    /// other unique key can collide, or the row is known to be there ([`crate::group::Step::Upsert`]).
     #[must_use]
     pub fn upsert(&self, set: ColumnSet) -> Upsert<'m> {
         // MySQL warns on VALUES() for every statement; MariaDB does not know the row alias.
@@ -68,42 +65,29 @@ impl<'m> StatementWriter<'m> {
             Flavor::MySql => (" AS `twinlog new row`", "`twinlog new row`.", ""),
             Flavor::MariaDb => ("", "VALUES(", ")"),
         };
-        let table = self.table();
-        let row_key = &self.mapping.target.row_key;
-        let keys: Vec<String> = row_key
-            .iter()
-            .map(|target| quote_identifier(&self.mapping.target.columns[*target].name))
-            .collect();
-        let unique = !self.mapping.target.unique_keys.is_empty();
-        let guarding = row_key.first().filter(|_| unique);
         let mut columns = Vec::new();
         let (mut names, mut assignments) = (Vec::new(), Vec::new());
         for (number, (source, target)) in self.mapping.written.iter().enumerate() {
             let column = &self.mapping.target.columns[*target];
             let name = quote_identifier(&column.name);
             let assigned = set.contains(number) || column.on_update;
-            let keyed = self.mapping.target.row_key.contains(target);
-            if guarding == Some(target) {
-                let own: Vec<String> = keys
-                    .iter()
-                    .map(|key| format!("{table}.{key}={open}{key}{close}"))
-                    .collect();
-                let own = own.join(" AND ");
-                assignments.push(format!("{name}=IF({own},{table}.{name},NULL)"));
-            } else if assigned {
+            if assigned {
                 assignments.push(format!("{name}={open}{name}{close}"));
             }
+            let keyed = self.mapping.target.row_key.contains(target);
             match column.unchanged {
                 Unchanged::Absent if !assigned && !keyed => continue,
-                Unchanged::Empty if !assigned && !keyed => columns.push(None),
-                _ => columns.push(Some((*source, *target))),
+                Unchanged::Null if !assigned && !keyed => columns.push(Filled::By(b"NULL")),
+                Unchanged::Empty if !assigned && !keyed => columns.push(Filled::By(b"''")),
+                _ => columns.push(Filled::Value(*source, *target)),
             }
             names.push(name);
         }
         Upsert {
             writer: *self,
             columns,
-            head: format!("INSERT INTO {table} ({}) VALUES ", names.join(",")).into_bytes(),
+            head: format!("INSERT INTO {} ({}) VALUES ", self.table(), names.join(","))
+                .into_bytes(),
             tail: format!("{alias} ON DUPLICATE KEY UPDATE {}", assignments.join(",")).into_bytes(),
         }
     }
@@ -247,12 +231,21 @@ impl<'m> StatementWriter<'m> {
 #[derive(Debug)]
 pub struct Upsert<'m> {
     writer: StatementWriter<'m>,
-    /// What the rows hold: columns of the image and the target, and the empty text.
-    columns: Vec<Option<(usize, usize)>>,
+    /// What the rows hold.
+    columns: Vec<Filled>,
     /// Up to and with `VALUES`.
     pub head: Vec<u8>,
     /// Behind the rows.
     pub tail: Vec<u8>,
+}
+
+/// What stands for one column of an upsert's rows.
+#[derive(Debug, Clone, Copy)]
+enum Filled {
+    /// The value: column of the image, and of the target.
+    Value(usize, usize),
+    /// The same for every row.
+    By(&'static [u8]),
 }
 
 impl Upsert<'_> {
@@ -267,8 +260,10 @@ impl Upsert<'_> {
                 out.push(b',');
             }
             match column {
-                Some((source, target)) => self.writer.push_literal(out, row, *source, *target)?,
-                None => out.extend_from_slice(b"''"),
+                Filled::Value(source, target) => {
+                    self.writer.push_literal(out, row, *source, *target)?;
+                }
+                Filled::By(text) => out.extend_from_slice(text),
             }
         }
         out.push(b')');

@@ -59,7 +59,7 @@ pub enum Step<'b> {
     Insert(&'b Arc<Mapping>, Vec<&'b Row>),
     /// Rows that exist and get a new image. Found rows: two each, as `ON DUPLICATE KEY UPDATE`
     /// counts; a missing row counts one and so shows. Where there are unique keys besides, a missing
-    /// row could be mistaken for another that holds its value: the statement is refused then.
+    /// row could be mistaken for another that holds its value: a [`Step::Lock`] stands in front.
     Upsert(&'b Arc<Mapping>, Vec<Changed<'b>>),
     /// Rows that go, named by any of their images. Found rows: one each.
     Delete(&'b Arc<Mapping>, Vec<&'b Row>),

@@ -263,6 +263,7 @@ impl<'b> Segment<'b> {
         let mut deletes: Buckets<'b> = Vec::new();
         let mut inserts: Buckets<'b> = Vec::new();
         let mut changed: Buckets<'b, Changed<'b>> = Vec::new();
+        let mut unlocked: Buckets<'b> = Vec::new();
         let mut same: Buckets<'b> = Vec::new();
         let mut came_and_went: Buckets<'b> = Vec::new();
         for net in &nets {
@@ -276,6 +277,9 @@ impl<'b> Segment<'b> {
                         to: last.row,
                     };
                     bucket(&mut changed, net.mapping, row);
+                    if !net.mapping.target.unique_keys.is_empty() && !net.written_before {
+                        bucket(&mut unlocked, net.mapping, last.row);
+                    }
                 }
                 (Some(_), Some(_)) if net.written_before => {}
                 // Went back to what it was, or came and went: nothing to change, and yet its key must
@@ -294,6 +298,7 @@ impl<'b> Segment<'b> {
             (deletes.collect(), inserts.collect())
         };
         steps.extend(before);
+        steps.extend(unlocked.into_iter().map(|(m, rows)| Step::Lock(m, rows)));
         steps.extend(changed.into_iter().map(|(m, rows)| Step::Upsert(m, rows)));
         steps.extend(behind);
         steps.extend(same.into_iter().map(|(m, rows)| Step::Lock(m, rows)));

@@ -8,8 +8,11 @@ use super::{ColumnSchema, TableSchema};
 /// What is written for a column that stays as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Unchanged {
-    /// Nothing: the server fills it with NULL or a constant.
+    /// Nothing: the server fills it with a constant.
     Absent,
+    /// NULL. To leave the column out would be refused where its default was dropped, which MySQL does not
+    /// tell from a default of NULL.
+    Null,
     /// The empty text.
     Empty,
     /// Its value.
@@ -30,14 +33,14 @@ impl Unchanged {
     /// Of a column, but for what the rest of the table says ([`keep_values`]).
     pub(super) fn of(column: &ColumnSchema, fill: Fill<'_>) -> Self {
         // DEFAULT_GENERATED is MySQL's word for an expression. It may have effects (a sequence), or cost.
-        let constant = !fill.extra.contains("default_generated")
-            && fill
-                .default
-                .is_none_or(|default| is_constant(column, default));
+        let constant =
+            !fill.extra.contains("default_generated") && fill.default.is_none_or(is_constant);
         if column.auto_increment || !constant {
             Unchanged::Value
-        } else if column.nullable || fill.default.is_some() {
+        } else if fill.default.is_some() {
             Unchanged::Absent
+        } else if column.nullable {
+            Unchanged::Null
         } else if is_text(&column.data_type) {
             Unchanged::Empty
         } else {
@@ -47,12 +50,12 @@ impl Unchanged {
 }
 
 /// Whether a default is a constant. MariaDB shows expressions and constants in one column, with texts in
-/// quotes; MySQL marks expressions elsewhere and shows texts as they are.
-fn is_constant(column: &ColumnSchema, default: &str) -> bool {
-    default.starts_with(['\'', '-', '.'])
-        || default.starts_with(|first: char| first.is_ascii_digit())
-        || default.eq_ignore_ascii_case("null")
-        || (is_text(&column.data_type) && !default.contains(['(', '`']))
+/// quotes and calls with their parentheses; MySQL marks expressions elsewhere and shows texts as they are.
+fn is_constant(default: &str) -> bool {
+    let quoted = default
+        .strip_prefix('\'')
+        .and_then(|rest| rest.strip_suffix('\''));
+    quoted.is_some_and(|text| !text.contains('\'')) || !default.contains(['(', '`'])
 }
 
 fn is_text(data_type: &str) -> bool {
@@ -104,9 +107,9 @@ mod tests {
 
     #[test]
     fn only_what_the_server_fills_with_a_constant_is_left_out() {
-        use Unchanged::{Absent, Empty, Value};
+        use Unchanged::{Absent, Empty, Null, Value};
         for (data_type, nullable, default, extra, expected) in [
-            ("int", true, None, "", Absent),
+            ("int", true, None, "", Null),
             // MariaDB's word for a column that may be NULL and says nothing else.
             ("int", true, Some("NULL"), "", Absent),
             ("int", false, Some("0"), "", Absent),
@@ -115,6 +118,14 @@ mod tests {
             ("char", false, Some("''"), "", Absent),
             ("varchar", false, Some("new"), "", Absent),
             ("varchar", false, Some("'a(b)'"), "", Absent),
+            (
+                "varchar",
+                false,
+                Some("'a' || nextval(`d`.`s`) || 'b'"),
+                "",
+                Value,
+            ),
+            ("bigint", false, Some("1000 + nextval(`d`.`s`)"), "", Value),
             ("datetime", false, Some("2000-01-01 00:00:00"), "", Absent),
             ("longtext", false, None, "", Empty),
             ("varbinary", false, None, "", Empty),
