@@ -360,17 +360,9 @@ impl Prepared {
         groups.all(minds).then(|| Arc::clone(keys))
     }
 
-    /// Whether enough of it may run beside the groups that were minded for that to be worth a lane: a
-    /// quarter of the bytes.
+    /// Whether anything of it may run beside the groups that were minded.
     pub(super) fn gains_beside(&self) -> bool {
-        let Some(merged) = &self.merged else {
-            return false;
-        };
-        let bytes = |statements: &[Statement]| -> usize {
-            statements.iter().map(|statement| statement.sql.len()).sum()
-        };
-        let free = bytes(&merged.statements[..merged.free]);
-        4 * free >= bytes(&merged.statements)
+        self.merged.as_ref().is_some_and(|merged| merged.free > 0)
     }
 
     /// With nothing known of `number` transactions in front.

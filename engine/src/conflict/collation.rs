@@ -62,6 +62,16 @@ fn pads(collation: &str) -> bool {
     !collation.contains("_0900_") && !collation.contains("_nopad_")
 }
 
+/// The levels of a collation that has several and pads, as MariaDB's `WEIGHT_STRING` names them.
+fn levels(collation: &str) -> &'static [&'static str] {
+    let several = collation.contains("uca1400");
+    match collation.rsplit_once("_as_") {
+        Some((_, "ci")) if several => &[" LEVEL 1", " LEVEL 2"],
+        Some((_, "cs")) if several => &[" LEVEL 1", " LEVEL 2", " LEVEL 3"],
+        _ => &[],
+    }
+}
+
 /// Texts whose weights are wanted.
 #[derive(Debug, Default)]
 pub struct Requests(HashMap<u128, Vec<u8>>);
@@ -155,12 +165,23 @@ fn expression(column: &ColumnSchema, prefix: Option<u32>, text: &[u8]) -> Vec<u8
         None => literal,
     };
     let weighed = if pads(collation) {
-        // Spaces at the end weigh nothing, nor do those in front of letters that weigh nothing.
-        let space = format!(
-            "WEIGHT_STRING(CONVERT(' ' USING {charset}) COLLATE {})",
-            quote_identifier(collation)
-        );
-        format!("TRIM(TRAILING {space} FROM WEIGHT_STRING(TRIM(TRAILING ' ' FROM {text})))")
+        // Spaces at the end weigh nothing, nor do those in front of letters that weigh nothing. The weights of
+        // each level stand together, so that a level's spaces are at the end of the level.
+        let of = |level: &str| {
+            let space = format!(
+                "WEIGHT_STRING(CONVERT(' ' USING {charset}) COLLATE {}{level})",
+                quote_identifier(collation)
+            );
+            let weights = format!("WEIGHT_STRING(TRIM(TRAILING ' ' FROM {text}){level})");
+            format!("TRIM(TRAILING {space} FROM {weights})")
+        };
+        match levels(collation) {
+            [] => of(""),
+            levels => {
+                let weights: Vec<String> = levels.iter().map(|level| of(level)).collect();
+                format!("CONCAT_WS('|', {})", weights.join(", "))
+            }
+        }
     } else {
         format!("WEIGHT_STRING({text})")
     };
