@@ -78,6 +78,7 @@ impl<'m> StatementWriter<'m> {
             match column.unchanged {
                 Unchanged::Absent if !assigned && !keyed => continue,
                 Unchanged::Null if !assigned && !keyed => columns.push(Filled::By(b"NULL")),
+                Unchanged::Zero if !assigned && !keyed => columns.push(Filled::By(b"0")),
                 Unchanged::Empty if !assigned && !keyed => columns.push(Filled::By(b"''")),
                 _ => columns.push(Filled::Value(*source, *target)),
             }

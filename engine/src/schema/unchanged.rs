@@ -15,6 +15,8 @@ pub enum Unchanged {
     Null,
     /// The empty text.
     Empty,
+    /// The number 0.
+    Zero,
     /// Its value.
     #[default]
     Value,
@@ -43,6 +45,8 @@ impl Unchanged {
             Unchanged::Null
         } else if is_text(&column.data_type) {
             Unchanged::Empty
+        } else if is_number(&column.data_type) {
+            Unchanged::Zero
         } else {
             Unchanged::Value
         }
@@ -56,6 +60,13 @@ fn is_constant(default: &str) -> bool {
         .strip_prefix('\'')
         .and_then(|rest| rest.strip_suffix('\''));
     quoted.is_some_and(|text| !text.contains('\'')) || !default.contains(['(', '`'])
+}
+
+fn is_number(data_type: &str) -> bool {
+    matches!(
+        data_type,
+        "tinyint" | "smallint" | "mediumint" | "int" | "bigint" | "decimal" | "float" | "double"
+    )
 }
 
 fn is_text(data_type: &str) -> bool {
@@ -107,7 +118,7 @@ mod tests {
 
     #[test]
     fn only_what_the_server_fills_with_a_constant_is_left_out() {
-        use Unchanged::{Absent, Empty, Null, Value};
+        use Unchanged::{Absent, Empty, Null, Value, Zero};
         for (data_type, nullable, default, extra, expected) in [
             ("int", true, None, "", Null),
             // MariaDB's word for a column that may be NULL and says nothing else.
@@ -129,7 +140,9 @@ mod tests {
             ("datetime", false, Some("2000-01-01 00:00:00"), "", Absent),
             ("longtext", false, None, "", Empty),
             ("varbinary", false, None, "", Empty),
-            ("int", false, None, "", Value),
+            ("int", false, None, "", Zero),
+            ("decimal", false, None, "", Zero),
+            ("point", false, None, "", Value),
             ("json", false, None, "", Value),
             ("enum", false, None, "", Value),
             ("bigint", true, Some("nextval(`d`.`s`)"), "", Value),
