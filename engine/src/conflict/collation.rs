@@ -64,6 +64,9 @@ fn pads(collation: &str) -> bool {
 
 /// The levels of a collation that has several and pads, as MariaDB's `WEIGHT_STRING` names them.
 fn levels(collation: &str) -> &'static [&'static str] {
+    if collation.ends_with("_w2") {
+        return &[" LEVEL 1", " LEVEL 2"];
+    }
     let several = collation.contains("uca1400");
     match collation.rsplit_once("_as_") {
         Some((_, "ci")) if several => &[" LEVEL 1", " LEVEL 2"],
