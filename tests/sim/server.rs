@@ -520,9 +520,7 @@ impl Server {
             Step::Upsert(mapping, _) | Step::Update(mapping, ..) => {
                 let stored = gone.and_then(|gone| self.rows.get(&gone));
                 let mut new = stored.cloned().unwrap_or_else(|| row.clone());
-                let columns = changed.from.map_or(ColumnSet::ALL, |from| {
-                    ColumnSet::differing(mapping, from, row)
-                });
+                let columns = ColumnSet::of(mapping, &changed);
                 for (number, (source, target)) in mapping.written.iter().enumerate() {
                     if columns.contains(number) {
                         new[*target] = row[*source].clone();

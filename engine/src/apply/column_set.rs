@@ -38,6 +38,14 @@ impl ColumnSet {
         set
     }
 
+    /// The columns that have to be set for a row to become another image.
+    #[must_use]
+    pub fn of(mapping: &Mapping, changed: &Changed<'_>) -> Self {
+        changed
+            .from
+            .map_or(Self::ALL, |from| Self::differing(mapping, from, changed.to))
+    }
+
     /// Whether the column is one of them.
     #[must_use]
     pub fn contains(self, number: usize) -> bool {
@@ -72,9 +80,7 @@ pub(super) fn alike<'b>(mapping: &Mapping, rows: &[Changed<'b>]) -> Vec<Alike<'b
     let mut found: Vec<Alike<'b>> = Vec::new();
     let mut last = 0;
     for changed in rows {
-        let columns = changed.from.map_or(ColumnSet::ALL, |from| {
-            ColumnSet::differing(mapping, from, changed.to)
-        });
+        let columns = ColumnSet::of(mapping, changed);
         let known = |alike: &Alike<'_>| alike.columns == columns;
         // Mostly the one before, or one of a few.
         if !found.get(last).is_some_and(known) {

@@ -45,12 +45,27 @@ impl<'m> StatementWriter<'m> {
     /// # Errors
     /// [`Error::Unsupported`] naming the column that has no faithful literal.
     pub fn push_row(&self, out: &mut Vec<u8>, row: &Row, first: bool) -> Result<()> {
+        let written = self.mapping.written.iter();
+        let values = written.map(|(source, target)| Filled::Value(*source, *target));
+        self.push_filled(out, row, first, values)
+    }
+
+    fn push_filled(
+        &self,
+        out: &mut Vec<u8>,
+        row: &Row,
+        first: bool,
+        columns: impl Iterator<Item = Filled>,
+    ) -> Result<()> {
         out.extend_from_slice(if first { b"(" } else { b",(" });
-        for (number, (source, target)) in self.mapping.written.iter().enumerate() {
+        for (number, column) in columns.enumerate() {
             if number > 0 {
                 out.push(b',');
             }
-            self.push_literal(out, row, *source, *target)?;
+            match column {
+                Filled::Value(source, target) => self.push_literal(out, row, source, target)?,
+                Filled::By(text) => out.extend_from_slice(text),
+            }
         }
         out.push(b')');
         Ok(())
@@ -74,14 +89,16 @@ impl<'m> StatementWriter<'m> {
             if assigned {
                 assignments.push(format!("{name}={open}{name}{close}"));
             }
-            let keyed = self.mapping.target.row_key.contains(target);
-            match column.unchanged {
-                Unchanged::Absent if !assigned && !keyed => continue,
-                Unchanged::Null if !assigned && !keyed => columns.push(Filled::By(b"NULL")),
-                Unchanged::Zero if !assigned && !keyed => columns.push(Filled::By(b"0")),
-                Unchanged::Empty if !assigned && !keyed => columns.push(Filled::By(b"''")),
-                _ => columns.push(Filled::Value(*source, *target)),
-            }
+            // A column of a key has its value whatever is assigned: so does its schema say.
+            let value = Filled::Value(*source, *target);
+            columns.push(match column.unchanged {
+                _ if assigned => value,
+                Unchanged::Absent => continue,
+                Unchanged::Null => Filled::By(b"NULL"),
+                Unchanged::Zero => Filled::By(b"0"),
+                Unchanged::Empty => Filled::By(b"''"),
+                Unchanged::Value => value,
+            });
             names.push(name);
         }
         Upsert {
@@ -255,19 +272,7 @@ impl Upsert<'_> {
     /// # Errors
     /// [`Error::Unsupported`] naming the column that has no faithful literal.
     pub fn push_row(&self, out: &mut Vec<u8>, row: &Row, first: bool) -> Result<()> {
-        out.extend_from_slice(if first { b"(" } else { b",(" });
-        for (number, column) in self.columns.iter().enumerate() {
-            if number > 0 {
-                out.push(b',');
-            }
-            match column {
-                Filled::Value(source, target) => {
-                    self.writer.push_literal(out, row, *source, *target)?;
-                }
-                Filled::By(text) => out.extend_from_slice(text),
-            }
-        }
-        out.push(b')');
-        Ok(())
+        let columns = self.columns.iter().copied();
+        self.writer.push_filled(out, row, first, columns)
     }
 }

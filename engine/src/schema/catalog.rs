@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::unchanged::{Fill, Unchanged, keep_values};
+use super::unchanged::{Unchanged, keep_values};
 use super::{ColumnSchema, ForeignKey, TableSchema, UniqueKey};
 use crate::config::NodeConfig;
 use crate::conflict::collation::Collator;
@@ -174,18 +174,25 @@ async fn read_table(
     else {
         return Ok(None);
     };
+    let mut expressions: Vec<String> = Vec::new();
     let columns = connection
         .all::<mysql_async::Row>(
             &format!(
                 "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, IS_NULLABLE, CHARACTER_SET_NAME, \
-                 COLLATION_NAME, EXTRA, COLUMN_DEFAULT FROM information_schema.COLUMNS WHERE {of_table} \
+                 COLLATION_NAME, EXTRA, COLUMN_DEFAULT, GENERATION_EXPRESSION FROM \
+                 information_schema.COLUMNS WHERE {of_table} \
                  ORDER BY ORDINAL_POSITION"
             ),
             &context,
         )
         .await?
         .into_iter()
-        .map(|row| column(row).ok_or_else(|| unreadable(database, table)))
+        .map(|row| {
+            let generated: Option<Option<String>> = row.get_opt(8).and_then(|value| value.ok());
+            let generated = generated.flatten().filter(|text| !text.is_empty());
+            expressions.extend(generated);
+            column(row).ok_or_else(|| unreadable(database, table))
+        })
         .collect::<Result<Vec<_>>>()?;
     let statistics = connection
         .all::<mysql_async::Row>(
@@ -228,12 +235,12 @@ async fn read_table(
         )
         .await?;
     schema.triggers = triggers.unwrap_or(0) > 0;
-    let expressions = expressions(connection, database, table, &context).await?;
+    expressions.extend(checks_and_indexes(connection, database, table, &context).await?);
     Ok(Some((schema, expressions)))
 }
 
-/// What the table's checks, generated columns and indexes say.
-async fn expressions(
+/// What the expressions of the table's checks and indexes say.
+async fn checks_and_indexes(
     connection: &mut NodeConnection,
     database: &str,
     table: &str,
@@ -243,9 +250,7 @@ async fn expressions(
     // In MySQL names of checks are one for each database; MariaDB says the table, and has no expressions
     // in indexes. Each reads its own comment.
     let sql = format!(
-        "SELECT GENERATION_EXPRESSION FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = {database} \
-         AND TABLE_NAME = {table} AND GENERATION_EXPRESSION <> '' UNION ALL \
-         SELECT CHECK_CLAUSE FROM information_schema.CHECK_CONSTRAINTS AS checks WHERE \
+        "SELECT CHECK_CLAUSE FROM information_schema.CHECK_CONSTRAINTS AS checks WHERE \
          CONSTRAINT_SCHEMA = {database} AND \
          /*M! TABLE_NAME = {table} */ \
          /*!80016 CONSTRAINT_NAME IN (SELECT CONSTRAINT_NAME FROM \
@@ -334,13 +339,7 @@ fn column(row: mysql_async::Row) -> Option<ColumnSchema> {
         on_update: extra.contains("on update"),
         unchanged: Unchanged::default(),
     };
-    column.unchanged = Unchanged::of(
-        &column,
-        Fill {
-            default: default.as_deref(),
-            extra: &extra,
-        },
-    );
+    column.unchanged = Unchanged::of(&column, default.as_deref(), &extra);
     Some(column)
 }
 

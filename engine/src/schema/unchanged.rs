@@ -22,24 +22,15 @@ pub enum Unchanged {
     Value,
 }
 
-/// As information_schema tells it, of one column.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Fill<'s> {
-    /// `COLUMN_DEFAULT`.
-    pub(super) default: Option<&'s str>,
-    /// `EXTRA`, lower case.
-    pub(super) extra: &'s str,
-}
-
 impl Unchanged {
-    /// Of a column, but for what the rest of the table says ([`keep_values`]).
-    pub(super) fn of(column: &ColumnSchema, fill: Fill<'_>) -> Self {
+    /// Of a column with this `COLUMN_DEFAULT` and this `EXTRA` in lower case, but for what the rest of the
+    /// table says ([`keep_values`]).
+    pub(super) fn of(column: &ColumnSchema, default: Option<&str>, extra: &str) -> Self {
         // DEFAULT_GENERATED is MySQL's word for an expression. It may have effects (a sequence), or cost.
-        let constant =
-            !fill.extra.contains("default_generated") && fill.default.is_none_or(is_constant);
+        let constant = !extra.contains("default_generated") && default.is_none_or(is_constant);
         if column.auto_increment || !constant {
             Unchanged::Value
-        } else if fill.default.is_some() {
+        } else if default.is_some() {
             Unchanged::Absent
         } else if column.nullable {
             Unchanged::Null
@@ -113,7 +104,7 @@ mod tests {
 
     fn of(data_type: &str, nullable: bool, default: Option<&str>, extra: &str) -> Unchanged {
         let column = column("c", data_type, nullable);
-        Unchanged::of(&column, Fill { default, extra })
+        Unchanged::of(&column, default, extra)
     }
 
     #[test]
