@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use crate::decode::ddl::{self, Statement, Xid};
-use crate::decode::event::{Event, EventHeader, Flavor};
+use crate::decode::event::{Event, EventHeader, Flavor, LoggedQuery};
 use crate::error::{Error, Result};
 use crate::gtid::Gtid;
 use crate::own_schema::LANE;
@@ -18,7 +18,7 @@ use crate::position::marker::MARKER_TABLE;
 use crate::source::Placed;
 use crate::spill::{Gathered, Room};
 use crate::transaction::{
-    Assembled, DdlStatement, ForeignKeyMode, LoggedStatement, TableChange, XaDecided, XaPrepared,
+    Assembled, ForeignKeyMode, LoggedStatement, TableChange, XaDecided, XaPrepared,
 };
 
 /// What stands in a log under one GTID.
@@ -157,18 +157,8 @@ impl Assembler {
                 });
                 Ok(None)
             }
-            Event::Query {
-                database,
-                sql,
-                session,
-                error_code,
-            } => {
-                let logged = DdlStatement {
-                    database,
-                    sql,
-                    session,
-                };
-                self.statement(start, end, header, logged, error_code)
+            Event::Query { query, error_code } => {
+                self.statement(start, end, header, *query, error_code)
             }
             Event::Xid => self.finish(start, end, header),
             Event::XaPrepare { one_phase: true } => self.finish(start, end, header),
@@ -258,7 +248,7 @@ impl Assembler {
         start: LogPos,
         end: LogPos,
         header: &EventHeader,
-        logged: DdlStatement,
+        logged: LoggedQuery,
         error_code: u16,
     ) -> Result<Option<Group>> {
         let statement = ddl::recognise_logged(&logged, self.flavor);

@@ -10,14 +10,14 @@ use crate::clock::Clock;
 use crate::config::ReplicationConfig;
 use crate::connection::Identity;
 use crate::decode::ddl::{self, Coverage, Recovery, Statement};
-use crate::decode::event::{Flavor, SessionContext};
+use crate::decode::event::{Flavor, LoggedQuery, SessionContext};
 use crate::error::{Error, Result};
 use crate::gtid::Gtid;
 use crate::own_schema::LANE;
 use crate::position::LogPos;
 use crate::position::marker::{BARRIER_TABLE, Intended, MARKER_TABLE, Marker};
 use crate::row::{RowChange, Value};
-use crate::transaction::{Assembled, DdlStatement, Definition, Huge, Local, Sealed, Seen};
+use crate::transaction::{Assembled, Definition, Huge, Local, Sealed, Seen};
 
 /// What a transaction turned out to be.
 #[derive(Debug)]
@@ -215,7 +215,7 @@ impl OriginFilter {
             return None;
         }
         let (logged, intended) = (transaction.statement.as_ref()?, self.intended.as_ref()?);
-        let statement = DdlStatement {
+        let statement = LoggedQuery {
             database: intended.database.clone(),
             sql: intended.sql.clone(),
             session: SessionContext {
@@ -569,7 +569,7 @@ mod tests {
     }
 
     fn logged(server_id: u32, committed_at: u64, sql: &str) -> Assembled {
-        let logged = DdlStatement {
+        let logged = LoggedQuery {
             database: "d".into(),
             sql: sql.into(),
             session: SessionContext::default(),

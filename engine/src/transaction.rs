@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::decode::ddl::{Ddl, DdlKind, Statement, Xid};
-use crate::decode::event::SessionContext;
+use crate::decode::event::LoggedQuery;
 use crate::error::Result;
 use crate::gtid::Gtid;
 use crate::position::LogPos;
@@ -38,17 +38,6 @@ pub enum ForeignKeyMode {
     Logged,
     /// The session had `foreign_key_checks=0`: neither checked nor cascaded, here as there.
     Off,
-}
-
-/// A DDL statement as the log has it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DdlStatement {
-    /// Default database of the session that ran it; empty for none.
-    pub database: String,
-    /// The statement's bytes, in the client character set of `session`.
-    pub sql: Vec<u8>,
-    /// Settings that give the statement its meaning.
-    pub session: SessionContext,
 }
 
 /// A transaction as it stands in one server's log.
@@ -103,7 +92,7 @@ pub struct LoggedStatement {
     /// What it is.
     pub statement: Statement,
     /// Its bytes and settings.
-    pub logged: DdlStatement,
+    pub logged: LoggedQuery,
     /// Error that it met at its origin, having done some of its work (0 for none).
     pub error_code: u16,
 }
@@ -338,7 +327,7 @@ pub struct Definition {
     /// What it does and touches.
     pub ddl: Ddl,
     /// Its bytes as they are to be run, and its settings.
-    pub statement: DdlStatement,
+    pub statement: LoggedQuery,
     /// Error that it met at its origin, and has to meet at the target too (0 for none).
     pub error_code: u16,
 }

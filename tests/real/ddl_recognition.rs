@@ -11,9 +11,8 @@ use twinlog_cli::sandbox::{Server, ServerKind, ServerOptions};
 use twinlog_engine::apply::session::{apply_session, ddl_session};
 use twinlog_engine::decode::Decoder;
 use twinlog_engine::decode::ddl::{self, Statement};
-use twinlog_engine::decode::event::{Event, EventHeader, Flavor};
+use twinlog_engine::decode::event::{Event, EventHeader, Flavor, LoggedQuery};
 use twinlog_engine::gtid::Gtid;
-use twinlog_engine::transaction::DdlStatement;
 
 use Flavor::{MariaDb, MySql};
 
@@ -328,7 +327,7 @@ fn described(statement: &Statement) -> Option<String> {
 struct Logged {
     end: u64,
     gtid: Option<Gtid>,
-    statement: DdlStatement,
+    statement: LoggedQuery,
 }
 
 async fn position(conn: &mut Conn, flavor: Flavor) -> (String, u64) {
@@ -368,19 +367,10 @@ async fn read_log(server: &Server, flavor: Flavor, start: &(String, u64), end: u
         };
         match decoder.decode(&header, event.data()).unwrap() {
             Event::Gtid { gtid, .. } => group = gtid,
-            Event::Query {
-                database,
-                sql,
-                session,
-                ..
-            } => statements.push(Logged {
+            Event::Query { query, .. } => statements.push(Logged {
                 end: u64::from(header.end_log_pos),
                 gtid: group.clone(),
-                statement: DdlStatement {
-                    database,
-                    sql,
-                    session,
-                },
+                statement: *query,
             }),
             _ => {}
         }

@@ -6,9 +6,8 @@
 
 use crate::connection::{Identity, NodeConnection};
 use crate::decode::ddl::{self, DdlKind, Statement};
-use crate::decode::event::Flavor;
+use crate::decode::event::{Flavor, LoggedQuery};
 use crate::error::Result;
-use crate::transaction::DdlStatement;
 
 /// `sql_auto_is_null` in Q_FLAGS2.
 const FLAG_AUTO_IS_NULL: u32 = 1 << 14;
@@ -127,7 +126,7 @@ pub(super) async fn set_up(
 ///
 /// What the log does not say stays as [`apply_session`] set it. An open transaction is committed.
 #[must_use]
-pub fn ddl_session(statement: &DdlStatement, flavor: Flavor) -> Vec<String> {
+pub fn ddl_session(statement: &LoggedQuery, flavor: Flavor) -> Vec<String> {
     let session = &statement.session;
     // Names below are in UTF-8.
     let mut statements = vec!["SET NAMES utf8mb4".to_owned()];
@@ -197,7 +196,7 @@ pub fn ddl_session(statement: &DdlStatement, flavor: Flavor) -> Vec<String> {
 
 /// Whether the statement's meaning depends on the default database. Where it does not, the target
 /// need not have that database: it may not be replicated, or it is the one that is made or dropped.
-fn needs_database(statement: &DdlStatement, flavor: Flavor) -> bool {
+fn needs_database(statement: &LoggedQuery, flavor: Flavor) -> bool {
     if statement.database.is_empty() {
         return false;
     }
@@ -227,8 +226,8 @@ mod tests {
     use super::*;
     use crate::decode::event::SessionContext;
 
-    fn logged(database: &str, sql: &str, session: SessionContext) -> DdlStatement {
-        DdlStatement {
+    fn logged(database: &str, sql: &str, session: SessionContext) -> LoggedQuery {
+        LoggedQuery {
             database: database.into(),
             sql: sql.into(),
             session,

@@ -1,7 +1,7 @@
 //! What events come to.
 
 use super::*;
-use crate::decode::event::{RowsFlags, SessionContext};
+use crate::decode::event::{LoggedQuery, RowsFlags, SessionContext};
 use crate::row::{RowChange, SourceTable, Value};
 
 fn header() -> EventHeader {
@@ -26,10 +26,13 @@ fn begin() -> Event {
 }
 
 fn query(sql: &str) -> Event {
-    Event::Query {
+    let query = LoggedQuery {
         database: "d".into(),
         sql: sql.into(),
         session: SessionContext::default(),
+    };
+    Event::Query {
+        query: Box::new(query),
         error_code: 0,
     }
 }

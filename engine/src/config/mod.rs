@@ -299,33 +299,34 @@ impl ReplicationConfig {
 /// Matches `*` (any run) and `?` (one character), without regard to ASCII case.
 #[must_use]
 pub fn glob_matches(pattern: &str, text: &str) -> bool {
-    let pattern: Vec<char> = pattern.chars().collect();
-    let text: Vec<char> = text.chars().collect();
-    let (mut p, mut t) = (0, 0);
-    // The last star seen and where its run ends so far: going back to the last one only is enough,
-    // and keeps many stars from taking exponential time.
-    let mut star: Option<(usize, usize)> = None;
-    while t < text.len() {
-        match pattern.get(p) {
+    let (mut pattern, mut text) = (pattern, text);
+    // What follows the last star seen, and the text behind its run so far: going back to the last one
+    // only is enough, and keeps many stars from taking exponential time.
+    let mut star: Option<(&str, &str)> = None;
+    loop {
+        let (mut behind, mut rest) = (pattern.chars(), text.chars());
+        let (wanted, Some(found)) = (behind.next(), rest.next()) else {
+            return pattern.chars().all(|c| c == '*');
+        };
+        match wanted {
             Some('*') => {
-                star = Some((p, t));
-                p += 1;
+                pattern = behind.as_str();
+                star = Some((pattern, text));
             }
-            Some(c) if *c == '?' || c.eq_ignore_ascii_case(&text[t]) => {
-                p += 1;
-                t += 1;
+            Some(c) if c == '?' || c.eq_ignore_ascii_case(&found) => {
+                (pattern, text) = (behind.as_str(), rest.as_str());
             }
-            _ => match star {
-                Some((at, end)) => {
-                    star = Some((at, end + 1));
-                    p = at + 1;
-                    t = end + 1;
-                }
-                None => return false,
-            },
+            _ => {
+                let Some((behind_star, run)) = star else {
+                    return false;
+                };
+                let mut run = run.chars();
+                run.next();
+                (pattern, text) = (behind_star, run.as_str());
+                star = Some((pattern, text));
+            }
         }
     }
-    pattern[p..].iter().all(|c| *c == '*')
 }
 
 #[cfg(test)]

@@ -377,6 +377,8 @@ fn patterns_match() {
         ("a", "ab", false),
         ("*a*b*", "xxaxxbxx", true),
         ("crm_?", "crm_", false),
+        ("?l*", "\u{f6}l\u{e9}", true),
+        ("*\u{f6}*?", "x\u{f6}", false),
     ] {
         assert_eq!(glob_matches(pattern, text), matches, "{pattern} {text}");
     }

@@ -92,10 +92,10 @@ fn a_mysql_log() {
     );
     assert!(changes(&events) > 80, "{}", changes(&events));
     let at_its_time = |event: &Event| match event {
-        Event::Query { sql, session, .. } => {
-            sql.starts_with(b"create table ts")
-                && session.timestamp == 1_700_000_000
-                && session.sql_mode.is_some()
+        Event::Query { query, .. } => {
+            query.sql.starts_with(b"create table ts")
+                && query.session.timestamp == 1_700_000_000
+                && query.session.sql_mode.is_some()
         }
         _ => false,
     };
@@ -124,8 +124,7 @@ fn a_mariadb_log() {
     let foreign = |event: &Event| matches!(event, Event::Gtid { gtid: Some(gtid), .. } if gtid.to_string().starts_with("5-77-"));
     assert!(count(&events, foreign) >= 2);
     assert!(changes(&events) > 60, "{}", changes(&events));
-    let unpacked =
-        |event: &Event| matches!(event, Event::Query { sql, .. } if sql.ends_with(b"cc (a int)"));
+    let unpacked = |event: &Event| matches!(event, Event::Query { query, .. } if query.sql.ends_with(b"cc (a int)"));
     assert_eq!(count(&events, unpacked), 1);
 }
 

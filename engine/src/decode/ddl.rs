@@ -13,8 +13,7 @@ use std::ops::Range;
 
 use self::lexer::Quoting;
 use self::reader::recognise_quoted;
-use crate::decode::event::Flavor;
-use crate::transaction::DdlStatement;
+use crate::decode::event::{Flavor, LoggedQuery};
 
 /// `ANSI_QUOTES` in `sql_mode`, the same bit on both servers.
 const MODE_ANSI_QUOTES: u64 = 1 << 2;
@@ -192,7 +191,7 @@ pub fn coverage(databases: &[String], includes: impl Fn(&str) -> bool) -> Covera
 
 /// Recognises a statement from the log with the lexical rules that it was written under.
 #[must_use]
-pub fn recognise_logged(statement: &DdlStatement, flavor: Flavor) -> Statement {
+pub fn recognise_logged(statement: &LoggedQuery, flavor: Flavor) -> Statement {
     let mode = statement.session.sql_mode.unwrap_or(0);
     let quoting = Quoting {
         ansi_quotes: mode & MODE_ANSI_QUOTES != 0,

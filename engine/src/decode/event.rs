@@ -61,6 +61,17 @@ pub struct SessionContext {
     pub unreadable: Option<String>,
 }
 
+/// A statement as the log has it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoggedQuery {
+    /// Default database of the session that ran it; empty for none.
+    pub database: String,
+    /// The statement's bytes, in the client character set of `session`.
+    pub sql: Vec<u8>,
+    /// Settings that give the statement its meaning.
+    pub session: SessionContext,
+}
+
 /// Flags of a rows event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RowsFlags(pub u16);
@@ -123,12 +134,8 @@ pub enum Event {
     },
     /// A statement: BEGIN, COMMIT, DDL, SAVEPOINT, XA.
     Query {
-        /// Default database.
-        database: String,
-        /// Bytes of the statement in the client's character set.
-        sql: Vec<u8>,
-        /// Settings that it was run with.
-        session: SessionContext,
+        /// The statement; behind a pointer, for events are handed on by value and most are small.
+        query: Box<LoggedQuery>,
         /// Error that the statement met at the origin (0 for none).
         error_code: u16,
     },

@@ -1,6 +1,6 @@
 //! QUERY events: a statement and the session settings that it ran with.
 
-use super::event::{Event, EventHeader, Flavor, SessionContext};
+use super::event::{Event, EventHeader, Flavor, LoggedQuery, SessionContext};
 use super::reader::{DecodeError, Reader, Result, malformed, utf8};
 
 /// Decodes the body of a QUERY event; `sql` turns its tail into the statement's text (MariaDB's
@@ -30,10 +30,13 @@ pub(super) fn decode(
     session.unreadable = status_variables(flavor, status, &mut session)
         .err()
         .map(|error| error.0);
-    Ok(Event::Query {
+    let query = LoggedQuery {
         database,
         sql,
         session,
+    };
+    Ok(Event::Query {
+        query: Box::new(query),
         error_code,
     })
 }
@@ -148,10 +151,10 @@ mod tests {
     fn an_unknown_setting_is_noted() {
         let body = event(&[99, 1, 2], b"DROP TABLE t");
         let decoded = decode(Flavor::MySql, &header(), &body, |sql| Ok(sql.to_vec())).unwrap();
-        let Event::Query { session, .. } = decoded else {
+        let Event::Query { query, .. } = decoded else {
             panic!("not a statement");
         };
-        let problem = session.unreadable.unwrap();
+        let problem = query.session.unreadable.unwrap();
         assert!(problem.contains("number 99"), "{problem}");
     }
 
@@ -162,13 +165,11 @@ mod tests {
         ];
         let body = event(&status, b"CREATE TABLE t (a INT)");
         let decoded = decode(Flavor::MariaDb, &header(), &body, |sql| Ok(sql.to_vec())).unwrap();
-        let Event::Query {
-            database, session, ..
-        } = decoded
-        else {
+        let Event::Query { query, .. } = decoded else {
             panic!("not a statement");
         };
-        assert_eq!(database, "db");
+        let session = query.session;
+        assert_eq!(query.database, "db");
         assert_eq!(session.sql_mode, Some(0x20));
         assert_eq!(session.charsets, Some([33, 45, 8]));
         assert_eq!(session.time_zone.as_deref(), Some("UTC"));

@@ -175,26 +175,33 @@ impl Source {
         loop {
             // The driver's parser can panic on malformed input; that must stop the link with a
             // message and nothing more.
-            let polled = AssertUnwindSafe(self.stream.next()).catch_unwind();
-            let event = match tokio::time::timeout(self.silence, polled).await {
-                Err(_) => {
-                    return Err(Error::Connection {
-                        node: self.node.to_string(),
-                        message: format!(
-                            "binlog stream silent for {}, not even a heartbeat",
-                            humantime::format_duration(self.silence)
-                        ),
-                    });
-                }
-                Ok(Err(_)) => return Err(self.malformed("the event's header or body is malformed")),
-                Ok(Ok(None)) => {
+            let mut polled = AssertUnwindSafe(self.stream.next()).catch_unwind();
+            // Of a backlog many events are there already: no timer, and no clock read, for those.
+            let polled = match (&mut polled).now_or_never() {
+                Some(polled) => polled,
+                None => match tokio::time::timeout(self.silence, polled).await {
+                    Ok(polled) => polled,
+                    Err(_) => {
+                        return Err(Error::Connection {
+                            node: self.node.to_string(),
+                            message: format!(
+                                "binlog stream silent for {}, not even a heartbeat",
+                                humantime::format_duration(self.silence)
+                            ),
+                        });
+                    }
+                },
+            };
+            let event = match polled {
+                Err(_) => return Err(self.malformed("the event's header or body is malformed")),
+                Ok(None) => {
                     return Err(Error::Connection {
                         node: self.node.to_string(),
                         message: "the server ended the binlog stream".to_owned(),
                     });
                 }
-                Ok(Ok(Some(Err(error)))) => return Err(self.stream_error(error)),
-                Ok(Ok(Some(Ok(event)))) => event,
+                Ok(Some(Err(error))) => return Err(self.stream_error(error)),
+                Ok(Some(Ok(event))) => event,
             };
             let header = request::header_of(&event);
             if let Some(expected) = self.repeats.pop_front() {

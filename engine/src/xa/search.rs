@@ -18,7 +18,7 @@ use crate::log_reader;
 use crate::position::{LogName, LogPos};
 use crate::source::{Placed, Source};
 use crate::spill::Room;
-use crate::transaction::{Assembled, DdlStatement};
+use crate::transaction::Assembled;
 
 /// First event of a file.
 const FILE_START: u64 = 4;
@@ -239,18 +239,8 @@ impl Scan {
             }
             // The server died within what was open.
             Event::FormatDescription { .. } => self.open = None,
-            Event::Query {
-                database,
-                sql,
-                session,
-                ..
-            } if sql.starts_with(b"XA ") => {
-                let logged = DdlStatement {
-                    database: database.clone(),
-                    sql: sql.clone(),
-                    session: session.clone(),
-                };
-                match ddl::recognise_logged(&logged, self.flavor) {
+            Event::Query { query, .. } if query.sql.starts_with(b"XA ") => {
+                match ddl::recognise_logged(query, self.flavor) {
                     Statement::XaStart(xid) | Statement::XaEnd(xid) => self.open = Some(xid),
                     Statement::XaCommit {
                         xid,
@@ -300,7 +290,7 @@ impl Scan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::event::SessionContext;
+    use crate::decode::event::{LoggedQuery, SessionContext};
 
     #[test]
     fn a_log_is_cut_into_ranges_from_the_back() {
@@ -339,9 +329,11 @@ mod tests {
     fn scan(groups: &[&str]) -> Scan {
         let mut scan = Scan::new(xid("a"), Flavor::MariaDb);
         let query = |sql: String| Event::Query {
-            database: String::new(),
-            sql: sql.into(),
-            session: SessionContext::default(),
+            query: Box::new(LoggedQuery {
+                database: String::new(),
+                sql: sql.into(),
+                session: SessionContext::default(),
+            }),
             error_code: 0,
         };
         for (place, group) in groups.iter().enumerate() {

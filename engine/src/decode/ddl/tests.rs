@@ -211,7 +211,7 @@ fn ansi_quotes_decide_what_double_quotes_are() {
 
 #[test]
 fn backslashes_follow_the_session() {
-    let mut logged = DdlStatement {
+    let mut logged = LoggedQuery {
         database: "d1".into(),
         sql: br"alter table t comment 'c:\', rename to u".to_vec(),
         session: Default::default(),
