@@ -417,8 +417,11 @@ impl Assembler {
         };
         let weight = open.weight + open.changes.weight();
         let (rows, spilled) = open.changes.finish()?;
-        let mut changes = open.own;
-        changes.extend(rows);
+        let changes = if open.own.is_empty() {
+            rows
+        } else {
+            [open.own, rows].into_iter().flatten().collect()
+        };
         let whole = Assembled {
             start: open.start,
             end,
