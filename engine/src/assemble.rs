@@ -416,12 +416,8 @@ impl Assembler {
             return Err(self.malformed(start, "the end of a transaction that did not begin"));
         };
         let weight = open.weight + open.changes.weight();
-        let (rows, spilled) = open.changes.finish()?;
-        let changes = if open.own.is_empty() {
-            rows
-        } else {
-            [open.own, rows].into_iter().flatten().collect()
-        };
+        let (mut changes, spilled) = open.changes.finish()?;
+        changes.splice(0..0, open.own);
         let whole = Assembled {
             start: open.start,
             end,

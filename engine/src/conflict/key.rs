@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
-use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_128};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::claim::ImageKeys;
 use super::collation::{self, Form, Weights};
@@ -66,14 +66,8 @@ impl TableHash {
     /// Hashes a table's name.
     #[must_use]
     pub fn new(database: &str, table: &str) -> Self {
-        // At one go: what a hasher needs to take it in parts costs more than that.
-        SCRATCH.with_borrow_mut(|bytes| {
-            bytes.clear();
-            bytes.extend_from_slice(database.as_bytes());
-            bytes.push(0);
-            bytes.extend_from_slice(table.as_bytes());
-            Self(xxh3_64(bytes))
-        })
+        let parts = [database.as_bytes(), &[0], table.as_bytes()];
+        Self(joined(&parts, xxh3_64))
     }
 }
 
@@ -103,10 +97,7 @@ impl KeyHash {
     }
 
     fn derived(self, what: &[u8]) -> Self {
-        let mut hasher = Xxh3::new();
-        hasher.update(&self.0.to_le_bytes());
-        hasher.update(what);
-        Self(hasher.digest128())
+        Self(joined(&[&self.0.to_le_bytes(), what], xxh3_128))
     }
 
     /// From [`Self::to_hex`].
@@ -129,11 +120,19 @@ impl KeyHash {
     }
 
     fn of_table(database: &str, table: &str, what: &[u8]) -> Self {
-        let mut hasher = Xxh3::new();
-        hasher.update(&TableHash::new(database, table).0.to_le_bytes());
-        hasher.update(what);
-        Self(hasher.digest128())
+        let table = TableHash::new(database, table).0.to_le_bytes();
+        Self(joined(&[&table, what], xxh3_128))
     }
+}
+
+/// The hash of these parts as they stand behind each other, at one go: what a hasher needs to take them one
+/// by one costs more than to copy them.
+fn joined<H>(parts: &[&[u8]], hash: impl FnOnce(&[u8]) -> H) -> H {
+    SCRATCH.with_borrow_mut(|bytes| {
+        bytes.clear();
+        parts.iter().for_each(|part| bytes.extend_from_slice(part));
+        hash(bytes)
+    })
 }
 
 /// The keys that a row claims: its row key first, then every unique key without a NULL in it.
@@ -307,6 +306,8 @@ fn push_value(value: &Value, bytes: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use xxhash_rust::xxh3::Xxh3;
+
     use super::*;
 
     /// Hashes of keys are kept on disk and in journals, and each has that of its table in it.
@@ -318,6 +319,17 @@ mod tests {
                 parts.update(part);
             }
             assert_eq!(TableHash::new(database, table).0, parts.digest());
+            let emptied = of_parts(&parts.digest().to_le_bytes(), b"\0emptied");
+            assert_eq!(KeyHash::emptied(database, table), emptied);
         }
+        let (row, gone) = (KeyHash(7), of_parts(&7_u128.to_le_bytes(), b"\0gone"));
+        assert_eq!(row.tombstone(), gone);
+    }
+
+    fn of_parts(one: &[u8], other: &[u8]) -> KeyHash {
+        let mut parts = Xxh3::new();
+        parts.update(one);
+        parts.update(other);
+        KeyHash(parts.digest128())
     }
 }

@@ -192,10 +192,6 @@ pub fn coverage(databases: &[String], includes: impl Fn(&str) -> bool) -> Covera
 /// Recognises a statement from the log with the lexical rules that it was written under.
 #[must_use]
 pub fn recognise_logged(statement: &LoggedQuery, flavor: Flavor) -> Statement {
-    // As MySQL begins every transaction of rows.
-    if statement.sql == b"BEGIN" {
-        return Statement::Begin;
-    }
     let mode = statement.session.sql_mode.unwrap_or(0);
     let quoting = Quoting {
         ansi_quotes: mode & MODE_ANSI_QUOTES != 0,

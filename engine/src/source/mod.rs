@@ -178,30 +178,28 @@ impl Source {
             let mut polled = AssertUnwindSafe(self.stream.next()).catch_unwind();
             // Of a backlog many events are there already: no timer, and no clock read, for those.
             let polled = match (&mut polled).now_or_never() {
-                Some(polled) => polled,
-                None => match tokio::time::timeout(self.silence, polled).await {
-                    Ok(polled) => polled,
-                    Err(_) => {
-                        return Err(Error::Connection {
-                            node: self.node.to_string(),
-                            message: format!(
-                                "binlog stream silent for {}, not even a heartbeat",
-                                humantime::format_duration(self.silence)
-                            ),
-                        });
-                    }
-                },
+                Some(polled) => Ok(polled),
+                None => tokio::time::timeout(self.silence, polled).await,
             };
             let event = match polled {
-                Err(_) => return Err(self.malformed("the event's header or body is malformed")),
-                Ok(None) => {
+                Err(_) => {
+                    return Err(Error::Connection {
+                        node: self.node.to_string(),
+                        message: format!(
+                            "binlog stream silent for {}, not even a heartbeat",
+                            humantime::format_duration(self.silence)
+                        ),
+                    });
+                }
+                Ok(Err(_)) => return Err(self.malformed("the event's header or body is malformed")),
+                Ok(Ok(None)) => {
                     return Err(Error::Connection {
                         node: self.node.to_string(),
                         message: "the server ended the binlog stream".to_owned(),
                     });
                 }
-                Ok(Some(Err(error))) => return Err(self.stream_error(error)),
-                Ok(Some(Ok(event))) => event,
+                Ok(Ok(Some(Err(error)))) => return Err(self.stream_error(error)),
+                Ok(Ok(Some(Ok(event)))) => event,
             };
             let header = request::header_of(&event);
             if let Some(expected) = self.repeats.pop_front() {
