@@ -34,6 +34,7 @@ pub mod position;
 pub mod preflight;
 pub mod replicator;
 pub mod row;
+mod row_event;
 pub mod schema;
 pub mod source;
 pub mod spill;

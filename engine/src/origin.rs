@@ -7,7 +7,7 @@
 //! as this node's own and so is forwarded once.
 
 use crate::clock::Clock;
-use crate::config::ReplicationConfig;
+use crate::config::{ReplicationConfig, RowEventPolicy};
 use crate::connection::Identity;
 use crate::decode::ddl::{self, Coverage, Recovery, Statement};
 use crate::decode::event::{Flavor, LoggedQuery, SessionContext};
@@ -48,6 +48,9 @@ pub struct Passed {
     /// As [`crate::log_reader::Start::xa_from`].
     pub xa_from: Option<LogPos>,
 }
+
+/// The rule by which statements about triggers are left out. What a table's rows go by depends on them.
+pub(crate) const TRIGGER: &str = "trigger";
 
 /// Why a transaction needs no write at the other node.
 #[derive(Debug, Clone)]
@@ -376,8 +379,12 @@ impl OriginFilter {
             Statement::TemporaryTable => Ok(Err("temporary table")),
             Statement::Administrative(_) => Ok(Err("upkeep of one server")),
             Statement::Account(_) => Ok(Err("accounts and grants")),
+            Statement::StoredProgram("DROP TRIGGER") => Ok(Err(TRIGGER)),
             Statement::StoredProgram(_) => Ok(Err("stored program")),
-            Statement::Refused(refusal) => {
+            Statement::Trigger(_) if self.replication.row_events != RowEventPolicy::Never => {
+                Ok(Err(TRIGGER))
+            }
+            Statement::Refused(refusal) | Statement::Trigger(refusal) => {
                 if !refusal.databases.is_empty()
                     && !refusal.databases.iter().any(|database| includes(database))
                 {
@@ -547,6 +554,7 @@ mod tests {
             identity("a", 1),
             "twinlog".into(),
             ReplicationConfig {
+                row_events: RowEventPolicy::Auto,
                 databases: Vec::new(),
                 drift: crate::config::DriftPolicy::Halt,
                 ddl: DdlPolicy::Replicate,

@@ -169,6 +169,12 @@ impl Value {
         size_of::<Self>() + heap
     }
 
+    /// Whether it is SQL NULL.
+    #[must_use]
+    pub fn is_null(&self) -> bool {
+        matches!(self, Value::Null)
+    }
+
     /// Whether the server tells the two apart: by their bits, so that a zero and its negative differ.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
@@ -281,6 +287,8 @@ pub enum ColumnKind {
     Vector {
         /// Bytes of the length prefix.
         length_bytes: u8,
+        /// Most numbers that it holds; 0 where the log does not say.
+        dimensions: u32,
     },
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use crate::apply::prepare::Preparer;
+use crate::apply::row_events::Ability;
 use crate::config::{Config, NodeConfig};
 use crate::conflict::window::Window;
 use crate::connection::{Identity, NodeConnection};
@@ -198,6 +199,7 @@ impl Way {
             Arc::new(Window::new(self.marker.seen)),
             Arc::new(SchemaCatalog::new(self.target.clone())),
             progress,
+            Ability::default(),
         );
         let mut passage = Passage::default();
         let mut end = self.marker.position;

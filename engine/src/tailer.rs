@@ -21,7 +21,7 @@ use crate::connection::Identity;
 use crate::error::{Disposition, Error, Result};
 use crate::failpoint::{self, Failpoint};
 use crate::log_reader::{LogReader, Start, Step};
-use crate::origin::{Origin, Passed, Reason};
+use crate::origin::{Origin, Passed, Reason, TRIGGER};
 use crate::position::LogPos;
 use crate::position::own_log::OwnLog;
 use crate::row::{RowChange, SourceTable};
@@ -176,7 +176,7 @@ impl Tailer {
                 self.catalog.forget();
                 self.window.note_applied_definition();
             }
-            Reason::UndoneDefinition => self.catalog.forget(),
+            Reason::UndoneDefinition | Reason::LeftOut(TRIGGER) => self.catalog.forget(),
             Reason::Returned | Reason::LeftOut(_) | Reason::Prepared | Reason::Dropped => {}
         }
     }

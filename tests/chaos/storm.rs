@@ -41,8 +41,13 @@ async fn storm(kind: ServerKind) {
         2 + seed % 15
     };
     let lanes = 1 + (seed >> 8) % 3;
+    let row_events = if (seed >> 16).is_multiple_of(2) {
+        "auto"
+    } else {
+        "always"
+    };
     options.replication = format!(
-        "group_transactions = {most}\napply_connections = {lanes}\n{}",
+        "group_transactions = {most}\napply_connections = {lanes}\nrow_events = {row_events:?}\n{}",
         ledger::RULES
     );
     let mut cluster = Cluster::start(TWINLOG, &options, ledger::SCHEMA).await;
@@ -86,7 +91,7 @@ async fn storm(kind: ServerKind) {
     let named: u64 = named.sum();
     let at_random = engines.get("killed").copied().unwrap_or(0);
     println!(
-        "{kind}: {} s of storm, seed {seed}, groups of {most}, {lanes} lanes\n  engines: {} killed, {named} of them at failpoints\n    \
+        "{kind}: {} s of storm, seed {seed}, groups of {most}, {lanes} lanes, row events {row_events}\n  engines: {} killed, {named} of them at failpoints\n    \
          {engines:?}\n  servers: {killed:?}\n  network: {broken:?}\n  \
          drained in {:.1} s; {} transactions, lost {}, doubled {}; {} looks found whole prefixes",
         written.as_secs(),

@@ -72,10 +72,11 @@ impl Pair {
         let folder = tempfile::tempdir_in(&base).unwrap();
         let text = format!(
             "[engine]\ndata_dir = {:?}\nheartbeat = \"500ms\"\nbackoff_min = \"50ms\"\nbackoff_max = \"1s\"\n\
-             {}\n[replication]\n{}\n\
+             {}\n[replication]\n{}\n{}\n\
              [[node]]\nname = \"a\"\nurl = {:?}\n[[node]]\nname = \"b\"\nurl = {:?}\n",
             folder.path().join("data"),
             options.engine,
+            row_events(&options.replication),
             options.replication,
             servers[0].url(),
             servers[1].url(),
@@ -228,6 +229,13 @@ impl Pair {
     }
 }
 
+/// `TWINLOG_ROW_EVENTS=always` sends the rows of every test that does not say otherwise as row events.
+fn row_events(said: &str) -> String {
+    let wanted = std::env::var("TWINLOG_ROW_EVENTS").ok();
+    let wanted = wanted.filter(|_| !said.contains("row_events"));
+    wanted.map_or(String::new(), |wanted| format!("row_events = {wanted:?}"))
+}
+
 /// Every base table of the replicated databases holds the same rows on both servers.
 pub(crate) async fn assert_equal(servers: &[Server; 2]) {
     let tables = "SELECT CONCAT('`', TABLE_SCHEMA, '`.`', TABLE_NAME, '`') \
@@ -249,6 +257,10 @@ pub(crate) async fn assert_equal(servers: &[Server; 2]) {
                 let only = these.iter().filter(|row| !others.contains(row));
                 only.take(20).cloned().collect()
             };
+            // MariaDB's checksum changes from one call to the next where a table has a stored generated column.
+            if only(&a, &b).is_empty() && only(&b, &a).is_empty() && a.len() == b.len() {
+                continue;
+            }
             panic!(
                 "{table} differs: {} rows at a, {} at b; only at a: {:#?}\nonly at b: {:#?}",
                 a.len(),

@@ -480,14 +480,6 @@ async fn tables(kind: ServerKind) {
             ],
         ),
         (
-            "watched",
-            "CREATE TABLE shop.watched (a INT PRIMARY KEY);
-          CREATE TRIGGER shop.watch BEFORE INSERT ON shop.watched FOR EACH ROW SET NEW.a = NEW.a",
-            Fail,
-            "tables.triggers",
-            vec!["watch on shop.watched", "DROP TRIGGER `shop`.`watch`"],
-        ),
-        (
             "child",
             "CREATE TABLE shop.child (a INT PRIMARY KEY,
             CONSTRAINT f FOREIGN KEY (a) REFERENCES shop.items (id) ON DELETE CASCADE)",

@@ -107,7 +107,7 @@ const BOTH: &[Case] = &[
     ("DROP PROCEDURE p", "StoredProgram PROCEDURE", None),
     (
         "CREATE TRIGGER tg BEFORE INSERT ON t FOR EACH ROW SET NEW.v = 5",
-        "Refused CREATE TRIGGER d1",
+        "Trigger CREATE TRIGGER d1",
         None,
     ),
     ("DROP TRIGGER tg", "StoredProgram DROP TRIGGER", None),
@@ -315,6 +315,9 @@ fn described(statement: &Statement) -> Option<String> {
         Statement::StoredProgram(kind) => format!("StoredProgram {kind}"),
         Statement::Refused(refusal) => {
             format!("Refused {} {}", refusal.kind, refusal.databases.join(" "))
+        }
+        Statement::Trigger(refusal) => {
+            format!("Trigger {} {}", refusal.kind, refusal.databases.join(" "))
         }
         Statement::XaStart(_) => "XaStart".to_owned(),
         Statement::XaEnd(_) => "XaEnd".to_owned(),

@@ -39,6 +39,9 @@ async fn everything_collides(kind: ServerKind) {
         // What piles up is tried in lanes.
         options.replication = "group_transactions = 8\napply_connections = 3".to_owned();
     }
+    if seed % 3 == 0 {
+        options.replication.push_str("\nrow_events = \"always\"");
+    }
     let mut pair = Pair::start(&options, SCHEMA).await;
     pair.wait().await;
     let stop = Arc::new(AtomicBool::new(false));

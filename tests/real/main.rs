@@ -39,6 +39,7 @@ mod lost_log;
 mod merging;
 mod outcomes;
 mod recovery;
+mod row_events;
 mod sandbox;
 mod spine;
 mod statements;

@@ -7,7 +7,7 @@ use std::path::Path;
 use twinlog_cli::sandbox::ServerKind;
 use twinlog_harness::{Pair, PairOptions};
 
-on_both!(outcomes_are_as_the_page_says);
+on_both!(outcomes_are_as_the_page_says, row_events_come_to_the_same);
 
 /// Policy, as its database is called, and its rule.
 const POLICIES: [(&str, &str); 6] = [
@@ -63,7 +63,16 @@ const BEFORE: [(i32, i32, i32, &str); 3] =
     [(1, 10, 1, "old"), (2, 20, 2, "old"), (3, 30, 3, "old")];
 
 async fn outcomes_are_as_the_page_says(kind: ServerKind) {
+    outcomes(PairOptions::new(kind)).await;
+}
+
+async fn row_events_come_to_the_same(kind: ServerKind) {
     let mut options = PairOptions::new(kind);
+    options.replication = "row_events = \"always\"".to_owned();
+    outcomes(options).await;
+}
+
+async fn outcomes(mut options: PairOptions) {
     for (policy, rule) in POLICIES {
         write!(
             options.replication,

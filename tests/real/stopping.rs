@@ -15,7 +15,6 @@ on_both!(
     a_row_that_is_missing,
     a_row_that_is_there_already,
     table_without_key,
-    table_with_trigger,
     schema_that_differs,
     purged_log,
     reset_log,
@@ -88,21 +87,6 @@ async fn table_without_key(kind: ServerKind) {
     let message = pair.halted(1).await;
     assert!(
         message.contains("d.bare") && message.contains("ADD PRIMARY KEY"),
-        "{message}"
-    );
-}
-
-async fn table_with_trigger(kind: ServerKind) {
-    let pair = Pair::start(
-        &PairOptions::new(kind),
-        "CREATE DATABASE d; CREATE TABLE d.t (id INT PRIMARY KEY, v INT); \
-         CREATE TRIGGER d.twice BEFORE INSERT ON d.t FOR EACH ROW SET NEW.v = NEW.v + 1",
-    )
-    .await;
-    pair.run(0, "INSERT INTO d.t VALUES (1, 1)").await;
-    let message = pair.halted(1).await;
-    assert!(
-        message.contains("triggers") && message.contains("d.t"),
         "{message}"
     );
 }

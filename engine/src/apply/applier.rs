@@ -14,6 +14,7 @@ use super::execute::{Failure, Head, execute};
 use super::foreign_key;
 use super::guard::{Passage, guard};
 use super::prepare::{Prepared, PreparedTransaction, Preparer, Written, meeting};
+use super::row_events::{self, Ability};
 use super::session;
 use crate::config::Config;
 use crate::conflict::detect::Meeting;
@@ -92,7 +93,8 @@ impl Applier {
         progress: Arc<LinkProgress>,
         marker: Marker,
     ) -> Result<Self> {
-        session::set_up(&mut connection, &target, &origin).await?;
+        let (policy, ability) = (config.replication.row_events, Ability::default());
+        session::set_up(&mut connection, [&target, &origin], policy, &ability).await?;
         let places = [&origin, &target].map(|of| place(&config, &of.node));
         let preparer = Preparer::new(
             Arc::clone(&config),
@@ -101,6 +103,7 @@ impl Applier {
             Arc::clone(&window),
             Arc::clone(&catalog),
             Arc::clone(&progress),
+            ability,
         );
         let rank = rank(&config, &origin.node);
         Ok(Self {
@@ -122,14 +125,7 @@ impl Applier {
     /// Another preparer of the same transactions.
     #[must_use]
     pub(crate) fn preparer(&self) -> Preparer {
-        Preparer::new(
-            Arc::clone(&self.config),
-            self.origin.clone(),
-            self.target.clone(),
-            Arc::clone(&self.window),
-            Arc::clone(&self.catalog),
-            Arc::clone(&self.progress),
-        )
+        self.preparer.another()
     }
 
     /// The origin's `server_uuid` (MySQL).
@@ -286,7 +282,7 @@ impl Applier {
             let one = &mut transactions[index..=index];
             let mut attempt = self.attempt(one, Way::OneByOne).await?;
             if let Attempt::Unfit(Failure::Refused {
-                code: 1054 | 1136 | 1146,
+                code: 1054 | 1105 | 1136 | 1146,
                 ..
             }) = attempt
             {
@@ -355,10 +351,20 @@ impl Applier {
                 Way::Careful(scope) => self.try_careful(transactions, scope).await,
             };
             let result = self.rolled_back(result).await;
-            if !matches!(result, Ok(Attempt::Stale)) {
-                return result;
+            match result {
+                Ok(Attempt::Stale) => {}
+                Ok(Attempt::Unfit(Failure::Settings { .. })) => self.lose_row_events(),
+                result => return result,
             }
         }
+    }
+
+    /// Settings of the target forbid row events now. What can go by SQL does.
+    pub(super) fn lose_row_events(&mut self) {
+        let why = row_events::unsafe_settings(self.target.flavor);
+        tracing::warn!(origin = %self.origin.node, target = %self.target.node, "no more row events: {why}");
+        self.preparer.lose_row_events(why);
+        self.forget_schemas();
     }
 
     /// The result of an attempt, with nothing left of it unless it was applied.

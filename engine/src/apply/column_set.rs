@@ -136,7 +136,7 @@ fn bytes(mapping: &Mapping, rows: &[&Row], columns: ColumnSet) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use super::*;
@@ -144,7 +144,7 @@ mod tests {
     use crate::schema::{ColumnSchema, TableSchema};
 
     /// Of a key and that many texts.
-    fn mapping(texts: usize) -> Mapping {
+    pub(in crate::apply) fn mapping(texts: usize) -> Mapping {
         let names = (0..=texts).map(|number| format!("c{number}"));
         let source = names
             .clone()
@@ -183,7 +183,7 @@ mod tests {
         Mapping::new(Arc::new(source), Arc::new(target), false).unwrap()
     }
 
-    fn row(id: i64, texts: &[&str]) -> Row {
+    pub(in crate::apply) fn row(id: i64, texts: &[&str]) -> Row {
         let texts = texts
             .iter()
             .map(|text| Value::Bytes(text.as_bytes().into()));

@@ -45,9 +45,9 @@ const PUT_BACK_BYTES: usize = 512 * 1024;
 const ENTRIES_AT_ONCE: usize = 200;
 
 /// Whether a TRUNCATE of the table that meets rows is settled. Merged rows come to more than their own
-/// writes, and what a foreign key takes along is not in the log.
+/// writes, what a foreign key takes along is not in the log, and the rows' triggers would fire.
 pub(super) fn settles(table: &TableSchema, rule: &TableRule) -> bool {
-    !rule.merges() && !table.in_foreign_keys() && rule.policy != Policy::Halt
+    !rule.merges() && !table.in_foreign_keys() && !table.triggers && rule.policy != Policy::Halt
 }
 
 /// A TRUNCATE as it is carried out.

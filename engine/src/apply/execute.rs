@@ -1,7 +1,8 @@
 //! Runs the statements of a plan and holds each to the row count that it must have.
 
-use super::encode::Statement;
+use super::encode::{Form, Statement};
 use super::mapping::Mapping;
+use super::row_events::Path;
 use crate::connection::NodeConnection;
 use crate::error::{Error, Result};
 use crate::transaction::ForeignKeyMode;
@@ -37,6 +38,11 @@ pub enum Failure {
         constraint: String,
         /// The parent's table.
         parent: String,
+    },
+    /// The target's settings are such that row events could do something else than they say.
+    Settings {
+        /// The table.
+        table: String,
     },
     /// The marker row is not as it was read.
     MarkerMoved,
@@ -85,6 +91,9 @@ pub(super) async fn execute(
             packet.send_as(&statement.sql, connection, checks).await?;
         } else {
             packet.push(&statement.sql, Part::Rows(statement));
+            if statement.form == Form::RowEvents {
+                packet.send(connection, checks).await?;
+            }
         }
     }
     packet.send(connection, checks).await
@@ -160,6 +169,11 @@ impl<'s> Packet<'s> {
                 Part::Marker if *found == 1 => {}
                 Part::Marker => return Err(Failure::MarkerMoved),
                 Part::Rows(statement) if *found == statement.expected => {}
+                Part::Rows(statement) if statement.form == Form::SettingsCheck => {
+                    return Err(Failure::Settings {
+                        table: statement.mapping.target.to_string(),
+                    });
+                }
                 Part::Rows(statement) => {
                     return Err(Failure::Missing {
                         table: statement.mapping.target.to_string(),
@@ -237,7 +251,20 @@ fn foreign_key_setting(
 fn classify(node: &str, mapping: &Mapping, action: &str, error: mysql_async::Error) -> Failure {
     let context = format!("{action} on {}", mapping.target);
     if let mysql_async::Error::Server(server) = &error
-        && is_about_rows(server.code)
+        && mapping.path == Path::RowEvents
+        && server.code == 1032
+    {
+        return Failure::Missing {
+            table: mapping.target.to_string(),
+            action: if action == "delete" {
+                "delete"
+            } else {
+                "update"
+            },
+        };
+    }
+    if let mysql_async::Error::Server(server) = &error
+        && (is_about_rows(server.code) || mapping.path == Path::RowEvents && server.code == 1105)
     {
         return Failure::Refused {
             table: mapping.target.to_string(),
@@ -298,6 +325,8 @@ fn without_values(code: u16, message: &str) -> String {
             format!("value does not fit column {column}")
         }
         1526 | 1748 => "no partition takes the row".to_owned(),
+        // All that BINLOG says of a table that a row event does not fit.
+        1105 => "its columns are not those of the origin's table; compare SHOW CREATE TABLE on both nodes".to_owned(),
         1761 | 1762 => "a foreign key of another table collides".to_owned(),
         _ => message.to_owned(),
     }

@@ -2,6 +2,7 @@
 
 use super::applier::Applier;
 use super::execute::Failure;
+use super::row_events;
 use crate::conflict::journal::{Entry, ImageSql, JournalWinner};
 use crate::conflict::policy::Policy;
 use crate::conflict::resolve::ConflictKind;
@@ -105,6 +106,15 @@ impl Applier {
                  nobody there wrote it concurrently: the nodes had drifted apart before. {next}",
                 self.origin.node, self.target.node
             )),
+            Failure::Settings { table } => Error::Unsupported {
+                node: self.origin.node.to_string(),
+                position,
+                what: format!("rows of table {table} as row events"),
+                problem: format!(
+                    "{}, then start again",
+                    row_events::unsafe_settings(self.target.flavor)
+                ),
+            },
             Failure::Orphan {
                 table,
                 constraint,
@@ -133,7 +143,7 @@ impl Applier {
                         );
                         self.orphan(transaction, &table, text)
                     }
-                    1054 | 1136 | 1146 => Error::Schema {
+                    1054 | 1105 | 1136 | 1146 => Error::Schema {
                         table,
                         problem: text,
                     },

@@ -62,7 +62,7 @@ impl Applier {
                 }
                 Attempt::Unfit(failure) => match (&failure, way) {
                     (Failure::Refused { code, .. }, _)
-                        if matches!(code, 1054 | 1136 | 1146) && !forgotten =>
+                        if matches!(code, 1054 | 1105 | 1136 | 1146) && !forgotten =>
                     {
                         // Our picture of the table is older than the table: look again, once.
                         self.forget_schemas();
@@ -94,8 +94,10 @@ impl Applier {
         loop {
             let result = self.try_huge(huge, way).await;
             let result = self.rolled_back(result).await;
-            if !matches!(result, Ok(Attempt::Stale)) {
-                return result;
+            match result {
+                Ok(Attempt::Stale) => {}
+                Ok(Attempt::Unfit(Failure::Settings { .. })) => self.lose_row_events(),
+                result => return result,
             }
         }
     }

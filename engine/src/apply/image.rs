@@ -168,7 +168,7 @@ fn fraction(column: &ColumnSchema) -> u8 {
 
 /// The labels of an ENUM or SET that are `chosen` by their index, as the server would quote them.
 fn label(column: &ColumnSchema, chosen: impl Fn(usize) -> bool) -> Vec<u8> {
-    let labels = labels(&column.column_type);
+    let labels = column.labels();
     let chosen: Vec<&str> = labels
         .iter()
         .enumerate()
@@ -176,42 +176,4 @@ fn label(column: &ColumnSchema, chosen: impl Fn(usize) -> bool) -> Vec<u8> {
         .map(|(_, label)| label.as_str())
         .collect();
     format!("QUOTE({})", quote_string(&chosen.join(","))).into_bytes()
-}
-
-/// Members of `enum('a','it''s')`.
-fn labels(column_type: &str) -> Vec<String> {
-    let inner = column_type
-        .split_once('(')
-        .and_then(|(_, rest)| rest.rsplit_once(')'))
-        .map_or("", |(inner, _)| inner);
-    let mut labels = Vec::new();
-    let mut current: Option<String> = None;
-    let mut letters = inner.chars().peekable();
-    while let Some(letter) = letters.next() {
-        match (&mut current, letter) {
-            (None, '\'') => current = Some(String::new()),
-            (None, _) => {}
-            (Some(label), '\'') => {
-                if letters.peek() == Some(&'\'') {
-                    letters.next();
-                    label.push('\'');
-                } else {
-                    labels.extend(current.take());
-                }
-            }
-            (Some(label), letter) => label.push(letter),
-        }
-    }
-    labels
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn members_are_read_with_their_quotes() {
-        assert_eq!(labels("enum('a','it''s','x,y')"), ["a", "it's", "x,y"]);
-        assert_eq!(labels("set()"), [""; 0]);
-    }
 }

@@ -27,8 +27,9 @@ use super::execute::{Failure, Head, execute};
 use super::foreign_key;
 use super::guard::{Passage, guard};
 use super::prepare::{Prepared, meeting};
+use super::row_events::Ability;
 use super::session;
-use crate::config::NodeConfig;
+use crate::config::{NodeConfig, RowEventPolicy};
 use crate::conflict::window::Window;
 use crate::connection::{Identity, NodeConnection, quote_identifier, quote_string};
 use crate::error::{Disposition, Error, Result};
@@ -53,6 +54,7 @@ pub(super) struct Surroundings {
     pub(super) schema: String,
     /// How long a commit's rows should be locked.
     pub(super) group_time: Duration,
+    pub(super) row_events: RowEventPolicy,
     pub(super) origin: Identity,
     pub(super) target: Identity,
     pub(super) window: Arc<Window>,
@@ -126,7 +128,9 @@ impl Lane {
         let origin = &around.origin.node;
         let mut connection = NodeConnection::open(&around.node).await?;
         take_apply_lock(&mut connection, origin, number).await?;
-        session::set_up(&mut connection, &around.target, &around.origin).await?;
+        let nodes = [&around.target, &around.origin];
+        let ability = Ability::default();
+        session::set_up(&mut connection, nodes, around.row_events, &ability).await?;
         let sign = format!(
             "INSERT INTO {}.{LANE} (origin, lane, turns) VALUES ({}, {number}, 1) ON DUPLICATE KEY UPDATE \
              turns = turns + 1",

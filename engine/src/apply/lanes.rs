@@ -74,6 +74,7 @@ impl<P> Lanes<P> {
                 node: node.clone(),
                 schema: config.engine.schema.clone(),
                 group_time: config.replication.group_time,
+                row_events: config.replication.row_events,
                 origin: origin.clone(),
                 target: target.clone(),
                 window: Arc::clone(window),

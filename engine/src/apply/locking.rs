@@ -51,8 +51,13 @@ impl<'m> Locking<'m> {
 
     /// Likewise, and reads the row as a journal image.
     pub(super) fn read(&self, named: Named<'_>) -> Result<Vec<u8>> {
-        let image = image::of_stored_row(&self.mapping.target);
-        let mut sql = format!("SELECT {image} FROM {}", self.table()).into_bytes();
+        self.read_as(&[image::of_stored_row(&self.mapping.target)], named)
+    }
+
+    /// Likewise, and reads these expressions.
+    pub(super) fn read_as(&self, expressions: &[String], named: Named<'_>) -> Result<Vec<u8>> {
+        let expressions = expressions.join(",");
+        let mut sql = format!("SELECT {expressions} FROM {}", self.table()).into_bytes();
         self.push_where(&mut sql, named)?;
         sql.extend_from_slice(b" FOR UPDATE");
         Ok(sql)

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::row_events::Path;
 use crate::conflict::collation::{needs_weights, row_key_is_plain};
 use crate::conflict::family::Family;
 use crate::conflict::key::KeyHash;
@@ -121,6 +122,8 @@ pub struct Mapping {
     pub rule: TableRule,
     /// How foreign keys are minded as the rows are written; all of a mapping's rows are alike in it.
     pub foreign_keys: ForeignKeyMode,
+    /// How its rows are written.
+    pub path: Path,
 }
 
 impl Mapping {
@@ -131,7 +134,7 @@ impl Mapping {
     /// out; columns that it added take their default, as the DDL gives the same to the origin's row.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for tables without a key, with triggers or without transactions,
+    /// [`Error::Unsupported`] for tables without a key or without transactions,
     /// [`Error::Schema`] where the columns differ.
     pub fn new(source: Arc<SourceTable>, target: Arc<TableSchema>, tolerant: bool) -> Result<Self> {
         refuse_unsupported(&source, &target)?;
@@ -244,6 +247,7 @@ impl Mapping {
             family: Family::default(),
             rule: TableRule::default(),
             foreign_keys: ForeignKeyMode::Engine,
+            path: Path::Sql,
         })
     }
 
@@ -347,13 +351,6 @@ fn refuse_unsupported(source: &SourceTable, target: &TableSchema) -> Result<()> 
             "it has no primary key (nor a unique key without NULLs), so that its rows cannot be \
              told apart; give it one on both nodes with ALTER TABLE .. ADD PRIMARY KEY, then start \
              again"
-                .to_owned(),
-        );
-    }
-    if target.triggers {
-        return refuse(
-            "it has triggers at the target, which would fire a second time for every applied row; \
-             drop them there, or leave the database out of replication.databases"
                 .to_owned(),
         );
     }

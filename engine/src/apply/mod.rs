@@ -18,6 +18,8 @@ pub mod literal;
 mod locking;
 pub mod mapping;
 pub mod prepare;
+pub mod row_events;
 pub mod session;
 mod settle;
 pub mod statement;
+mod stored_key;

@@ -9,6 +9,7 @@ use super::encode::{Statement, encode};
 use super::explain::at_position;
 use super::foreign_key::{self, Question};
 use super::mapping::Mapping;
+use super::row_events::{self, Ability};
 use crate::config::Config;
 use crate::conflict::claim::ChangeKeys;
 use crate::conflict::collation::{Requests, Weights};
@@ -36,6 +37,8 @@ pub struct Preparer {
     pub(super) window: Arc<Window>,
     pub(super) catalog: Arc<SchemaCatalog>,
     pub(super) progress: Arc<LinkProgress>,
+    /// Whether the target takes row events.
+    ability: Ability,
     mappings: HashMap<(usize, ForeignKeyMode), KnownMapping>,
     generation: u64,
 }
@@ -89,6 +92,7 @@ impl Preparer {
         window: Arc<Window>,
         catalog: Arc<SchemaCatalog>,
         progress: Arc<LinkProgress>,
+        ability: Ability,
     ) -> Self {
         let generation = catalog.generation();
         Self {
@@ -98,9 +102,23 @@ impl Preparer {
             window,
             catalog,
             progress,
+            ability,
             mappings: HashMap::new(),
             generation,
         }
+    }
+
+    /// Another one of the same transactions, which has looked at nothing yet.
+    pub(super) fn another(&self) -> Self {
+        Self::new(
+            Arc::clone(&self.config),
+            self.origin.clone(),
+            self.target.clone(),
+            Arc::clone(&self.window),
+            Arc::clone(&self.catalog),
+            Arc::clone(&self.progress),
+            self.ability.clone(),
+        )
     }
 
     /// Prepares transactions, their merged statements included. `beside` are the groups in front, by
@@ -189,6 +207,11 @@ impl Preparer {
             free,
             questions: foreign_key::questions(transactions, mappings, flavor)?,
         })
+    }
+
+    /// From here on, and for all of the link: no row events, for this reason.
+    pub(super) fn lose_row_events(&self, why: &'static str) {
+        self.ability.lose(why);
     }
 
     /// Forgets what is known of the target's tables.
@@ -292,6 +315,9 @@ impl Preparer {
             let mut mapping = Mapping::new(Arc::clone(source), target, tolerant)
                 .map_err(|error| at_position(&self.origin, error, transaction))?;
             mapping.foreign_keys = needed;
+            let policy = self.config.replication.row_events;
+            mapping.path = row_events::path(&mapping, self.target.flavor, policy, &self.ability)
+                .map_err(|error| at_position(&self.origin, error, transaction))?;
             if mapping.target.in_foreign_keys() {
                 mapping.family = Family::load(&self.catalog, &mapping.target).await?;
             }

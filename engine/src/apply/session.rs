@@ -4,6 +4,8 @@
 //! Both servers take numbers for `sql_mode`, collations and `lc_time_names`, and both nodes of a link
 //! have one flavor, so what the log says as a number is set as that number.
 
+use super::row_events::{self, Ability};
+use crate::config::RowEventPolicy;
 use crate::connection::{Identity, NodeConnection};
 use crate::decode::ddl::{self, DdlKind, Statement};
 use crate::decode::event::{Flavor, LoggedQuery};
@@ -103,16 +105,22 @@ pub fn apply_session(flavor: Flavor, origin_server_id: u32) -> Vec<String> {
     statements
 }
 
-/// Sets up a connection to `target` for applying what `origin` wrote.
+/// Sets up a connection to `target` for applying what `origin` wrote. Where it cannot write row events, `ability` is lost.
 ///
 /// # Errors
 /// The connection's; the server's where the account may not.
 pub(super) async fn set_up(
     connection: &mut NodeConnection,
-    target: &Identity,
-    origin: &Identity,
+    [target, origin]: [&Identity; 2],
+    policy: RowEventPolicy,
+    ability: &Ability,
 ) -> Result<()> {
     connection.learn_packet_limit().await?;
+    if policy != RowEventPolicy::Never
+        && let Some(hindrance) = row_events::begin(connection, target.flavor).await?
+    {
+        ability.lose(hindrance);
+    }
     for statement in apply_session(target.flavor, origin.server_id) {
         connection
             .execute(&statement, "setting up the apply session")

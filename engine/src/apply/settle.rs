@@ -5,12 +5,14 @@ use std::sync::Arc;
 use super::applier::{Applier, Attempt};
 use super::careful::{Settled, Weighed};
 use super::column_set::ColumnSet;
-use super::execute::Failure;
+use super::execute::{Failure, one};
 use super::explain::UNSETTLED;
 use super::image;
 use super::locking::{Locking, Named};
 use super::mapping::Mapping;
+use super::row_events::{self, EventWriter, Path};
 use super::statement::StatementWriter;
+use super::stored_key;
 use crate::config::DriftPolicy;
 use crate::conflict::claim::RowWrite;
 use crate::conflict::history::{self, Order, Origin, merged, writes_of};
@@ -24,7 +26,7 @@ use crate::conflict::resolve::{
 use crate::conflict::window::LocalWrite;
 use crate::error::{Error, Result};
 use crate::row::{Row, RowChange};
-use crate::schema::ForeignKey;
+use crate::schema::{ForeignKey, TableSchema};
 use crate::transaction::ForeignKeyMode;
 
 /// What is to become of one write.
@@ -166,6 +168,9 @@ impl Applier {
             if images.is_empty() {
                 continue;
             }
+            if dependent.child.triggers {
+                return Err(self.children_with_triggers(change, &dependent.child));
+            }
             // The server need not look: what refers to the parent is what goes.
             self.connection.execute(&delete, context).await?;
             for image in images {
@@ -255,7 +260,6 @@ impl Applier {
         } = outcome;
         let standing = merged.as_ref().unwrap_or(row);
         let mapping = change.mapping;
-        let locking = Locking::new(mapping, self.target.flavor);
         let present = stored.is_some();
         let mut local_image = stored;
         if let Finding::Conflict(conflict) = &resolution.finding {
@@ -267,46 +271,44 @@ impl Applier {
                 local_image = self.stored(mapping, Named::Holder(number, row)).await?;
             }
         }
-        let mut statements: Vec<(&'static str, Vec<u8>)> = Vec::new();
-        for number in &resolution.displace {
-            statements.push(("delete", locking.delete(Named::Holder(*number, row))?));
-        }
-        let writer = StatementWriter::new(mapping, self.target.flavor);
-        match resolution.row {
-            RowAction::Keep => {}
-            RowAction::Remove if !present => {}
-            RowAction::Remove => {
-                statements.push(("delete", locking.delete(Named::ByRowKey(row))?));
-            }
-            RowAction::Put if present => {
-                statements.push(("update", writer.update(standing, standing, ColumnSet::ALL)?));
-            }
-            RowAction::Put => {
-                let mut sql = writer.insert_head();
-                writer.push_row(&mut sql, standing, true)?;
-                statements.push(("insert", sql));
-            }
-        }
         // The origin's own delete has seen to its children. What goes for another reason must not
         // leave any behind: the server looks.
         let mut looked = mapping.foreign_keys;
         if !matches!(write, RowWrite::Delete { .. }) && !mapping.target.children.is_empty() {
             looked = ForeignKeyMode::Engine;
         }
-        for (action, sql) in statements {
-            let looked = if action == "delete" {
-                looked
-            } else {
-                mapping.foreign_keys
-            };
-            let checks = &mut self.foreign_key_checks;
-            let sent =
-                super::execute::one(&mut self.connection, mapping, looked, &sql, action, checks);
-            match sent.await {
-                Ok(_) => {}
-                Err(Failure::Error(error)) => return Err(error),
-                Err(failure) => return Ok(Some(Attempt::Unfit(failure))),
+        let removes = resolution.row == RowAction::Remove && present;
+        let writes = removes || resolution.row == RowAction::Put || !resolution.displace.is_empty();
+        if writes && mapping.path == Path::RowEvents {
+            let asked = row_events::settings_check(self.target.flavor).as_bytes();
+            let context = "asking for settings that change row events";
+            if self.connection.count(asked, context).await? != 1 {
+                let table = mapping.target.to_string();
+                return Ok(Some(Attempt::Unfit(Failure::Settings { table })));
             }
+        }
+        // One after the other: two unique values may be held by one row.
+        for number in &resolution.displace {
+            let holder = Named::Holder(*number, row);
+            let attempt = self.remove(mapping, holder, looked).await?;
+            if attempt.is_some() {
+                return Ok(attempt);
+            }
+        }
+        let attempt = match resolution.row {
+            RowAction::Remove if present => {
+                let named = Named::ByRowKey(row);
+                self.remove(mapping, named, looked).await?
+            }
+            RowAction::Keep | RowAction::Remove => None,
+            RowAction::Put => {
+                let (action, sql) = self.put(mapping, standing, present)?;
+                let checked = mapping.foreign_keys;
+                self.send_one(mapping, checked, action, &sql).await?
+            }
+        };
+        if attempt.is_some() {
+            return Ok(attempt);
         }
         let judged = match &resolution.finding {
             Finding::Conflict(conflict) => Judged {
@@ -341,6 +343,93 @@ impl Applier {
         }
         settled.entries.push(entry);
         Ok(None)
+    }
+
+    /// Removes a row, locked already, if it is there. `looked` says how foreign keys are minded. Gives what stands in the way, if something
+    /// does.
+    async fn remove(
+        &mut self,
+        mapping: &Mapping,
+        named: Named<'_>,
+        looked: ForeignKeyMode,
+    ) -> Result<Option<Attempt>> {
+        let flavor = self.target.flavor;
+        let sql = match (mapping.path, named) {
+            (Path::Sql, named) => Locking::new(mapping, flavor).delete(named)?,
+            (Path::RowEvents, Named::ByRowKey(row)) => {
+                EventWriter::delete(mapping, flavor, looked).of_one(&[row])?
+            }
+            // Its images are not in this log: a row event needs the key of the row itself.
+            (Path::RowEvents, Named::Holder(..)) => match self.stored_key(mapping, named).await? {
+                None => return Ok(None),
+                Some(row) => EventWriter::delete(mapping, flavor, looked).of_one(&[&row])?,
+            },
+        };
+        self.send_one(mapping, looked, "delete", &sql).await
+    }
+
+    async fn send_one(
+        &mut self,
+        mapping: &Mapping,
+        looked: ForeignKeyMode,
+        action: &'static str,
+        sql: &[u8],
+    ) -> Result<Option<Attempt>> {
+        let checks = &mut self.foreign_key_checks;
+        match one(&mut self.connection, mapping, looked, sql, action, checks).await {
+            Ok(_) => Ok(None),
+            Err(Failure::Error(error)) => Err(error),
+            Err(failure) => Ok(Some(Attempt::Unfit(failure))),
+        }
+    }
+
+    /// An image of the stored row, with its row key alone; `None` where there is no such row.
+    async fn stored_key(&mut self, mapping: &Mapping, named: Named<'_>) -> Result<Option<Row>> {
+        let unreadable = |column: &str| Error::Unsupported {
+            node: self.origin.node.to_string(),
+            position: String::new(),
+            what: format!("a conflict over a unique key of table {}", mapping.target),
+            problem: format!(
+                "a row has to go by a row event, since the table has triggers, and its key cannot be read: {column}"
+            ),
+        };
+        let expressions = stored_key::expressions(mapping).map_err(|column| unreadable(&column))?;
+        let sql = Locking::new(mapping, self.target.flavor).read_as(&expressions, named)?;
+        let context = "reading the key of a row of a conflict";
+        let Some(found) = self.connection.row(&sql, context).await? else {
+            return Ok(None);
+        };
+        let texts = (0..found.len()).map(|index| found.get_opt::<String, _>(index)?.ok());
+        let texts: Option<Vec<String>> = texts.collect();
+        let image = texts.and_then(|texts| stored_key::image(mapping, &texts));
+        image
+            .map(Some)
+            .ok_or_else(|| unreadable("its text has another form than expected"))
+    }
+
+    /// What makes a row, locked already, what it is to be.
+    fn put(&self, mapping: &Mapping, row: &Row, present: bool) -> Result<(&'static str, Vec<u8>)> {
+        let flavor = self.target.flavor;
+        Ok(match (mapping.path, present) {
+            (Path::Sql, true) => {
+                let writer = StatementWriter::new(mapping, flavor);
+                ("update", writer.update(row, row, ColumnSet::ALL)?)
+            }
+            (Path::Sql, false) => {
+                let writer = StatementWriter::new(mapping, flavor);
+                let mut sql = writer.insert_head();
+                writer.push_row(&mut sql, row, true)?;
+                ("insert", sql)
+            }
+            (Path::RowEvents, true) => {
+                let writer = EventWriter::update(mapping, flavor, ColumnSet::ALL);
+                ("update", writer.of_one(&[row, row])?)
+            }
+            (Path::RowEvents, false) => {
+                let writer = EventWriter::insert(mapping, flavor);
+                ("insert", writer.of_one(&[row])?)
+            }
+        })
     }
 
     fn entry(
@@ -436,6 +525,19 @@ impl Applier {
             "foreign_key on table {}: the transaction of node {} at {} gives another key to a row that \
              children may refer to, and node {} wrote it or its children concurrently. What the server \
              cascades is not in its log, so this cannot be settled. Make both nodes alike, then {}",
+            change.mapping.target,
+            self.origin.node,
+            self.origin.log_name.show(change.transaction.start),
+            self.target.node,
+            self.go_on_behind(change.transaction),
+        );
+        self.unsettled_change(change, ConflictKind::ForeignKey.as_str(), &[], message)
+    }
+
+    fn children_with_triggers(&self, change: &Weighed<'_>, child: &TableSchema) -> Error {
+        let message = format!(
+            "foreign_key on table {}: the transaction of node {} at {} deletes a row to which node {} concurrently wrote \
+             children in {child}, which has triggers: removing them would fire these. Make both nodes alike, then {}",
             change.mapping.target,
             self.origin.node,
             self.origin.log_name.show(change.transaction.start),

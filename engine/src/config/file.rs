@@ -15,7 +15,7 @@ use toml::de::{DeTable, DeValue};
 use super::section::{Problem, Section, at, nearest};
 use super::{
     Config, DdlPolicy, DriftPolicy, EngineConfig, JournalConfig, MAX_NODES, NodeConfig,
-    ReplicationConfig, server,
+    ReplicationConfig, RowEventPolicy, server,
 };
 use crate::apply::lane::MOST_LANES;
 use crate::conflict::policy::Policy;
@@ -36,6 +36,7 @@ const REPLICATION: &[&str] = &[
     "databases",
     "ddl",
     "drift",
+    "row_events",
     "group_transactions",
     "group_rows",
     "group_bytes",
@@ -239,6 +240,15 @@ fn replication<'a>(
             return Err(section.problem("drift", problem));
         }
     };
+    let row_events = match section.string("row_events")? {
+        None | Some("auto") => RowEventPolicy::Auto,
+        Some("always") => RowEventPolicy::Always,
+        Some("never") => RowEventPolicy::Never,
+        Some(other) => {
+            let problem = format!("'{other}' is none of \"auto\", \"always\", \"never\"");
+            return Err(section.problem("row_events", problem));
+        }
+    };
     // What is left is for one transaction in hand, statements and what the allocator keeps.
     let most = engine.memory / 4;
     let part = |key| {
@@ -257,6 +267,7 @@ fn replication<'a>(
         databases,
         ddl,
         drift,
+        row_events,
         group_transactions: section.number("group_transactions", 5000, 1..=100_000)?,
         group_rows: section.number("group_rows", 20_000, 1..=1_000_000)?,
         group_bytes: section.size(

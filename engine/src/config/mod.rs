@@ -197,6 +197,8 @@ pub struct ReplicationConfig {
     pub ddl: DdlPolicy,
     /// What happens to a row that is missing, or there, though nobody wrote it concurrently.
     pub drift: DriftPolicy,
+    /// Which tables' rows are written as row events and not as SQL.
+    pub row_events: RowEventPolicy,
     /// Most origin transactions in one commit at the target.
     pub group_transactions: usize,
     /// Most row changes in one commit at the target.
@@ -228,6 +230,18 @@ pub enum DriftPolicy {
     Halt,
     /// Take the origin's image, and write it down in the journal.
     Repair,
+}
+
+/// `row_events = ".."`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RowEventPolicy {
+    /// Those of tables with triggers at the target.
+    Auto,
+    /// Those of every table that is column by column the same on both nodes.
+    Always,
+    /// None: tables with triggers are refused.
+    Never,
 }
 
 /// `ddl = ".."`

@@ -9,9 +9,9 @@ use crate::row::{RowChange, SourceTable, Value};
 use crate::schema::ColumnSchema;
 
 /// Every column type, DDL, XA, compression, tagged GTIDs, partial JSON.
-const MYSQL: &[u8] = include_bytes!("../../fixtures/mysql-9.7.binlog");
+pub(crate) const MYSQL: &[u8] = include_bytes!("../../fixtures/mysql-9.7.binlog");
 /// Every column type, DDL, XA, compression, a sequence, a versioned table, a log without metadata.
-const MARIADB: &[u8] = include_bytes!("../../fixtures/mariadb-10.11.binlog");
+pub(crate) const MARIADB: &[u8] = include_bytes!("../../fixtures/mariadb-10.11.binlog");
 
 /// The events of a binlog file, checksums taken off.
 fn events(mut file: &[u8]) -> Vec<(EventHeader, Vec<u8>)> {
@@ -33,7 +33,7 @@ fn events(mut file: &[u8]) -> Vec<(EventHeader, Vec<u8>)> {
     events
 }
 
-fn decode_all(flavor: Flavor, file: &[u8]) -> Vec<Event> {
+pub(crate) fn decode_all(flavor: Flavor, file: &[u8]) -> Vec<Event> {
     let mut decoder = Decoder::new(flavor);
     events(file)
         .iter()

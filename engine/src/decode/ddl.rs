@@ -109,6 +109,9 @@ pub enum Statement {
     /// A stored procedure, function, event or package, or the drop of a trigger: left out. What
     /// such programs did at the origin is in the log as rows.
     StoredProgram(&'static str),
+    /// Makes a trigger. Left out like other programs where rows are written as row events, which fire none; else as
+    /// [`Self::Refused`].
+    Trigger(Refusal),
     /// Cannot be replicated without risk: halts the link if any of `databases` is replicated.
     Refused(Refusal),
     /// Not known. Its first words. Halts the link: it may change data.

@@ -29,7 +29,7 @@ struct Tree {
 
 /// A part of a document.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) enum Node {
+pub(crate) enum Node {
     Null,
     Bool(bool),
     Int(i64),
@@ -78,7 +78,7 @@ impl PartialEq for Json {
 
 impl Json {
     /// Takes a document as stored; it is read when it is used.
-    pub(super) fn new(stored: &[u8]) -> Self {
+    pub(crate) fn new(stored: &[u8]) -> Self {
         Self(Document::Stored(stored.into()))
     }
 
@@ -88,6 +88,14 @@ impl Json {
         match &self.0 {
             Document::Stored(bytes) => bytes.len(),
             Document::Tree(tree) => tree.weight,
+        }
+    }
+
+    /// The document as the server stores it, where the log has it so.
+    pub(crate) fn stored(&self) -> Option<&[u8]> {
+        match &self.0 {
+            Document::Stored(bytes) => Some(bytes),
+            Document::Tree(_) => None,
         }
     }
 
@@ -108,7 +116,11 @@ impl Json {
         super::json_sql::write(&*self.tree()?, out)
     }
 
-    fn tree(&self) -> Result<Cow<'_, Node>> {
+    /// The document by its parts.
+    ///
+    /// # Errors
+    /// It is damaged.
+    pub(crate) fn tree(&self) -> Result<Cow<'_, Node>> {
         match &self.0 {
             Document::Stored(bytes) => Ok(Cow::Owned(parse(bytes)?)),
             Document::Tree(tree) => Ok(Cow::Borrowed(&tree.root)),

@@ -6,7 +6,7 @@
 //! is an error, never skipped, unless the log itself marks it as ignorable.
 
 #[cfg(test)]
-mod captured;
+pub(crate) mod captured;
 pub mod ddl;
 pub mod event;
 mod gtid;

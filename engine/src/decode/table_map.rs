@@ -155,6 +155,7 @@ fn codec(raw_type: u8, metadata: &mut Reader<'_>) -> Result<Codec> {
         }
         242 => ColumnKind::Vector {
             length_bytes: length_bytes(metadata)?,
+            dimensions: 0,
         },
         245 => ColumnKind::Json {
             length_bytes: length_bytes(metadata)?,
@@ -290,8 +291,16 @@ fn optional_field(
             }
             *primary_key = Some(key.into());
         }
-        // Names of ENUM and SET members, geometry kinds, visibility, vector dimensions, and what
-        // later versions add: optional by the format's own rule.
+        13 if flavor == Flavor::MySql => {
+            for column in columns.iter_mut() {
+                if let ColumnKind::Vector { dimensions, .. } = &mut column.kind {
+                    let number = value.lenenc()?;
+                    *dimensions = u32::try_from(number)
+                        .map_err(|_| DecodeError(format!("VECTOR({number})")))?;
+                }
+            }
+        }
+        // Names of ENUM and SET members, geometry kinds, visibility, and what later versions add: optional by the format's own rule.
         _ => return Ok(()),
     }
     if !value.is_empty() {

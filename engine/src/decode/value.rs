@@ -74,7 +74,7 @@ pub(super) fn decode(
             string(codec, reader.bytes(length)?)?
         }
         ColumnKind::Blob { length_bytes } => string(codec, prefixed(reader, length_bytes)?)?,
-        ColumnKind::Geometry { length_bytes } | ColumnKind::Vector { length_bytes } => {
+        ColumnKind::Geometry { length_bytes } | ColumnKind::Vector { length_bytes, .. } => {
             Value::Bytes(prefixed(reader, length_bytes)?.into())
         }
         ColumnKind::Enum { bytes } => Value::Enum(reader.uint(usize::from(bytes))? as u16),

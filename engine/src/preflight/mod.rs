@@ -172,7 +172,7 @@ fn judge(config: &Config, facts: &NodeFacts) -> Vec<Finding> {
     )];
     findings.extend(settings::findings(config, facts));
     findings.extend(privileges::findings(config, facts));
-    findings.extend(tables::findings(facts));
+    findings.extend(tables::findings(config, facts));
     findings
         .into_iter()
         .map(|finding| finding.on(&facts.node))

@@ -354,7 +354,7 @@ pub(super) fn at_least(version: &str, wanted: (u32, u32)) -> bool {
 }
 
 /// `user@host` as a statement names it.
-fn quote_account(account: &str) -> String {
+pub(super) fn quote_account(account: &str) -> String {
     let (user, host) = account.rsplit_once('@').unwrap_or((account, "%"));
     format!(
         "'{}'@'{}'",

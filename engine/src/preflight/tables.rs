@@ -2,10 +2,12 @@
 
 use super::columns;
 use super::facts::{Name, NodeFacts, Table};
+use super::privileges::Grants;
 use super::{Finding, some_of};
+use crate::config::{Config, RowEventPolicy};
 
 /// Judges the replicated tables of one server.
-pub(super) fn findings(facts: &NodeFacts) -> Vec<Finding> {
+pub(super) fn findings(config: &Config, facts: &NodeFacts) -> Vec<Finding> {
     let mut findings = vec![Finding::pass(
         "tables.found",
         format!(
@@ -17,7 +19,7 @@ pub(super) fn findings(facts: &NodeFacts) -> Vec<Finding> {
     findings.extend(kinds(facts));
     findings.push(keys(facts));
     findings.push(engines(facts));
-    findings.push(triggers(facts));
+    findings.push(triggers(config, facts));
     findings.extend(cascades(facts));
     findings.extend(outside(facts));
     findings.push(types(facts));
@@ -136,10 +138,11 @@ fn engines(facts: &NodeFacts) -> Finding {
     .remedy(format!("ALTER TABLE {} ENGINE = InnoDB;", quoted(first)))
 }
 
-fn triggers(facts: &NodeFacts) -> Finding {
+fn triggers(config: &Config, facts: &NodeFacts) -> Finding {
+    let subject = "tables.triggers";
     let with = select(facts, |table| !table.triggers.is_empty());
     let Some(first) = with.first() else {
-        return Finding::pass("tables.triggers", "none");
+        return Finding::pass(subject, "none");
     };
     let named: Vec<String> = with
         .iter()
@@ -151,6 +154,16 @@ fn triggers(facts: &NodeFacts) -> Finding {
                 .map(|trigger| format!("{} on {}", trigger, dotted(name)))
         })
         .collect();
+    let named = some_of(&named);
+    let Some((hindrance, remedy)) = no_row_events(config, facts) else {
+        return Finding::pass(
+            subject,
+            format!(
+                "triggers: {named}; rows come to these tables as row events, which fire none. Triggers themselves are not \
+                 replicated: make them on each node that takes writes"
+            ),
+        );
+    };
     let trigger = facts
         .tables
         .get(*first)
@@ -158,17 +171,62 @@ fn triggers(facts: &NodeFacts) -> Finding {
         .map(|trigger| quoted(&(first.0.clone(), trigger.clone())))
         .unwrap_or_default();
     Finding::fail(
-        "tables.triggers",
+        subject,
         format!(
-            "triggers: {}; what they write is in the log already, and at the other node they would \
-             fire again and write it twice",
-            some_of(&named)
+            "triggers: {named}; what they write is in the log already, and SQL at the other node would fire them again. \
+             Row events fire none, but cannot be used here: {hindrance}"
         ),
     )
     .remedy(format!(
-        "DROP TRIGGER {trigger}; on every node (do its work in the application or in a generated \
+        "{remedy}; or DROP TRIGGER {trigger}; on every node (do its work in the application or in a generated \
          column), or leave the database out of [replication] databases"
     ))
+}
+
+/// What keeps rows from being written to this server as row events, and what to do.
+fn no_row_events(config: &Config, facts: &NodeFacts) -> Option<(String, String)> {
+    let is = |what: &str, remedy: &str| Some((what.to_owned(), remedy.to_owned()));
+    if config.replication.row_events == RowEventPolicy::Never {
+        return is(
+            "the config says row_events = \"never\"",
+            "row_events = \"auto\" in [replication]",
+        );
+    }
+    let grants = Grants::parse(&facts.grants);
+    // MariaDB's account has BINLOG REPLAY anyhow, or another finding says that it lacks it.
+    let any = ["REPLICATION_APPLIER", "BINLOG_ADMIN", "SUPER"];
+    if !facts.maria && !any.iter().any(|privilege| grants.globally(privilege)) {
+        let account = super::privileges::quote_account(&facts.account);
+        return Some((
+            format!("{} lacks REPLICATION_APPLIER", facts.account),
+            format!("GRANT REPLICATION_APPLIER ON *.* TO {account}"),
+        ));
+    }
+    if !facts.variable("slave_type_conversions").is_empty() {
+        return is(
+            "slave_type_conversions is not empty, so that values could be cut",
+            "SET GLOBAL slave_type_conversions = ''",
+        );
+    }
+    if !matches!(facts.variable("slave_skip_errors"), "" | "OFF") {
+        return is(
+            "slave_skip_errors is not OFF, so that rows which are missing or there already could be passed over",
+            "slave_skip_errors out of my.cnf",
+        );
+    }
+    if facts.maria && !matches!(facts.variable("slave_exec_mode"), "" | "STRICT") {
+        return is(
+            "slave_exec_mode is not STRICT, so that rows which are missing or there already would be passed over",
+            "SET GLOBAL slave_exec_mode = 'STRICT'",
+        );
+    }
+    if facts.variable("slave_run_triggers_for_rbr") == "ENFORCE" {
+        return is(
+            "slave_run_triggers_for_rbr is ENFORCE",
+            "SET GLOBAL slave_run_triggers_for_rbr = 'NO'",
+        );
+    }
+    None
 }
 
 fn cascades(facts: &NodeFacts) -> Option<Finding> {

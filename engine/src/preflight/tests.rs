@@ -121,6 +121,59 @@ fn a_good_pair_passes() {
 }
 
 #[test]
+fn tables_with_triggers_go_as_row_events_where_that_may_be() {
+    let judged = |toml: &str, maria: bool, change: &dyn Fn(&mut NodeFacts)| {
+        let mut node = facts("a", 1);
+        node.maria = maria;
+        items(&mut node).triggers.push("audit".to_owned());
+        change(&mut node);
+        let mut findings = judge(&config(toml), &node);
+        findings.retain(|finding| finding.subject == "tables.triggers");
+        assert_eq!(findings.len(), 1);
+        let finding = findings.remove(0);
+        assert!(
+            finding.message.contains("audit on shop.items"),
+            "{finding:#?}"
+        );
+        (finding.level, finding.remedy.unwrap_or_default())
+    };
+    for maria in [false, true] {
+        assert_eq!(judged("", maria, &|_| {}), (Level::Pass, String::new()));
+    }
+    let never = "[replication]\nrow_events = \"never\"";
+    let set = |name: &'static str, value: &'static str| {
+        move |facts: &mut NodeFacts| set(name, value)(facts)
+    };
+    let lossy = set("slave_type_conversions", "ALL_LOSSY");
+    let skipping = set("slave_skip_errors", "1062");
+    let idempotent = set("slave_exec_mode", "IDEMPOTENT");
+    let enforced = set("slave_run_triggers_for_rbr", "ENFORCE");
+    let poor = |facts: &mut NodeFacts| {
+        facts.grants = vec!["GRANT SELECT ON *.* TO `t`@`%`".to_owned()];
+    };
+    for (toml, maria, change, remedy) in [
+        (
+            never,
+            false,
+            &(|_: &mut NodeFacts| {}) as &dyn Fn(&mut NodeFacts),
+            "row_events = \"auto\"",
+        ),
+        ("", false, &poor, "GRANT REPLICATION_APPLIER ON *.* TO"),
+        ("", false, &lossy, "SET GLOBAL slave_type_conversions"),
+        ("", false, &skipping, "slave_skip_errors out of my.cnf"),
+        ("", true, &idempotent, "SET GLOBAL slave_exec_mode"),
+        ("", true, &enforced, "SET GLOBAL slave_run_triggers_for_rbr"),
+    ] {
+        let (level, found) = judged(toml, maria, change);
+        assert_eq!(level, Level::Fail);
+        assert!(found.starts_with(remedy), "{found}");
+        assert!(found.contains("DROP TRIGGER `shop`.`audit`;"), "{found}");
+    }
+    // The session's own mode counts there.
+    assert_eq!(judged("", false, &idempotent).0, Level::Pass);
+}
+
+#[test]
 fn each_wrong_setting_has_its_own_finding() {
     use Level::{Fail, Warn};
     for (level, subject, name, value) in [
@@ -218,18 +271,6 @@ fn tables_that_cannot_be_replicated() {
         },
     );
     assert_eq!(remedy, "ALTER TABLE `shop`.`items` ENGINE = InnoDB;");
-    let remedy = both(
-        Level::Fail,
-        "tables.triggers",
-        "audit on shop.items",
-        |table| {
-            table.triggers.push("audit".to_owned());
-        },
-    );
-    assert!(
-        remedy.starts_with("DROP TRIGGER `shop`.`audit`;"),
-        "{remedy}"
-    );
     both(
         Level::Fail,
         "tables.column-types",

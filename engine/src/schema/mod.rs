@@ -103,6 +103,44 @@ impl ColumnSchema {
             _ => bits,
         }
     }
+
+    /// Names of the members of an ENUM or SET, such as `enum('a','it''s')`.
+    #[must_use]
+    pub fn labels(&self) -> Vec<String> {
+        let inner = self
+            .column_type
+            .split_once('(')
+            .and_then(|(_, rest)| rest.rsplit_once(')'))
+            .map_or("", |(inner, _)| inner);
+        let mut labels = Vec::new();
+        let mut current: Option<String> = None;
+        let mut letters = inner.chars().peekable();
+        while let Some(letter) = letters.next() {
+            match (&mut current, letter) {
+                (None, '\'') => current = Some(String::new()),
+                (None, _) => {}
+                (Some(label), '\'') => {
+                    if letters.peek() == Some(&'\'') {
+                        letters.next();
+                        label.push('\'');
+                    } else {
+                        labels.extend(current.take());
+                    }
+                }
+                (Some(label), letter) => label.push(letter),
+            }
+        }
+        labels
+    }
+
+    /// How many there are of them; 0 for columns of other types.
+    #[must_use]
+    pub fn members(&self) -> usize {
+        match self.data_type.as_str() {
+            "enum" | "set" => self.labels().len(),
+            _ => 0,
+        }
+    }
 }
 
 /// Whether a `DATA_TYPE` (lower case) is GEOMETRY or one of its kinds.
@@ -147,4 +185,23 @@ pub struct ColumnSchema {
     pub on_update: bool,
     /// What is written for it where an upsert leaves it as it is.
     pub unchanged: Unchanged,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_read_with_their_quotes() {
+        let of = |column_type: &str| ColumnSchema {
+            data_type: column_type.split('(').next().unwrap().to_owned(),
+            column_type: column_type.to_owned(),
+            ..ColumnSchema::default()
+        };
+        let column = of("enum('a','it''s','x,y')");
+        assert_eq!(column.labels(), ["a", "it's", "x,y"]);
+        assert_eq!(column.members(), 3);
+        assert_eq!(of("set()").labels(), [""; 0]);
+        assert_eq!(of("decimal(1,2)").members(), 0);
+    }
 }

@@ -35,8 +35,8 @@ fn first_words(tokens: &[Token]) -> String {
 const WHY_SEQUENCE: &str = "two masters would hand out the same values of a sequence, and a sequence \
      has no key to settle that by; use AUTO_INCREMENT with an offset per node, or keep the sequence \
      in a database that is not replicated";
-const WHY_TRIGGER: &str = "a trigger would fire a second time for every applied row; drop it at the \
-     origin, then go on behind this statement";
+const WHY_TRIGGER: &str = "a trigger would fire a second time for every row that is applied by SQL, and the config says \
+     row_events = \"never\"; drop it at the origin, then go on behind this statement";
 const WHY_TABLESPACE: &str =
     "the rows are in a file that the log does not carry; load them as rows";
 const WHY_STATEMENT: &str = "the log has a change as a statement and not as rows; set \
@@ -243,7 +243,10 @@ impl Reader<'_> {
             "TRIGGER" => {
                 self.skip_if_exists();
                 // The table of a trigger is in the trigger's database.
-                refused("CREATE TRIGGER", WHY_TRIGGER, &[self.name()?])
+                match refused("CREATE TRIGGER", WHY_TRIGGER, &[self.name()?]) {
+                    Statement::Refused(refusal) => Statement::Trigger(refusal),
+                    other => other,
+                }
             }
             other => elsewhere(other)?,
         };
