@@ -175,5 +175,6 @@ fn target(unique: bool) -> TableSchema {
         parents: Vec::new(),
         children: Vec::new(),
         triggers: false,
+        keyed_by_primary: true,
     }
 }

@@ -52,6 +52,9 @@ pub struct Passed {
 /// The rule by which statements about triggers are left out. What a table's rows go by depends on them.
 pub(crate) const TRIGGER: &str = "trigger";
 
+/// The rule by which DDL is left out that could be replicated.
+pub(crate) const IGNORED_DDL: &str = "DDL, by ddl = \"ignore\"";
+
 /// Why a transaction needs no write at the other node.
 #[derive(Debug, Clone)]
 pub enum Reason {
@@ -369,7 +372,7 @@ impl OriginFilter {
                         None => Ok(Ok(())),
                         Some(problem) => Err(unsupported(&format!("{:?}", ddl.kind), problem)),
                     },
-                    crate::config::DdlPolicy::Ignore => Ok(Err("DDL, by ddl = \"ignore\"")),
+                    crate::config::DdlPolicy::Ignore => Ok(Err(IGNORED_DDL)),
                     crate::config::DdlPolicy::Halt => Err(unsupported(
                         &format!("{:?}", ddl.kind),
                         "the config says ddl = \"halt\": run it at the other node yourself",

@@ -21,7 +21,7 @@ use crate::connection::Identity;
 use crate::error::{Disposition, Error, Result};
 use crate::failpoint::{self, Failpoint};
 use crate::log_reader::{LogReader, Start, Step};
-use crate::origin::{Origin, Passed, Reason, TRIGGER};
+use crate::origin::{IGNORED_DDL, Origin, Passed, Reason, TRIGGER};
 use crate::position::LogPos;
 use crate::position::own_log::OwnLog;
 use crate::row::{RowChange, SourceTable};
@@ -176,7 +176,9 @@ impl Tailer {
                 self.catalog.forget();
                 self.window.note_applied_definition();
             }
-            Reason::UndoneDefinition | Reason::LeftOut(TRIGGER) => self.catalog.forget(),
+            Reason::UndoneDefinition | Reason::LeftOut(TRIGGER | IGNORED_DDL) => {
+                self.catalog.forget();
+            }
             Reason::Returned | Reason::LeftOut(_) | Reason::Prepared | Reason::Dropped => {}
         }
     }

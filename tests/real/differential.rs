@@ -38,10 +38,13 @@ async fn all_hold_the_same_rows(kind: ServerKind) {
 async fn all_hold_the_same_rows_by_row_events(kind: ServerKind) {
     let mut options = PairOptions::new(kind);
     options.replication = "row_events = \"always\"".to_owned();
-    differential(options).await;
+    let pair = differential(options).await;
+    for node in [0, 1] {
+        assert!(crate::row_events::statements(&pair, node).await > 50);
+    }
 }
 
-async fn differential(options: PairOptions) {
+async fn differential(options: PairOptions) -> Pair {
     let seed = number("TWINLOG_SEED").unwrap_or(5);
     let rounds = number("TWINLOG_DIFFERENTIAL_ROUNDS").unwrap_or(ROUNDS);
     println!("TWINLOG_SEED={seed}, {rounds} rounds");
@@ -86,6 +89,7 @@ async fn differential(options: PairOptions) {
     pair.assert_no_loops();
     let changes: u64 = pair.links().iter().map(|link| link.applied_rows).sum();
     assert!(changes > rounds * 100, "only {changes} changes");
+    pair
 }
 
 fn number(variable: &str) -> Option<u64> {

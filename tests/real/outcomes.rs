@@ -69,10 +69,11 @@ async fn outcomes_are_as_the_page_says(kind: ServerKind) {
 async fn row_events_come_to_the_same(kind: ServerKind) {
     let mut options = PairOptions::new(kind);
     options.replication = "row_events = \"always\"".to_owned();
-    outcomes(options).await;
+    let pair = outcomes(options).await;
+    assert!(crate::row_events::statements(&pair, 1).await > 100);
 }
 
-async fn outcomes(mut options: PairOptions) {
+async fn outcomes(mut options: PairOptions) -> Pair {
     for (policy, rule) in POLICIES {
         write!(
             options.replication,
@@ -127,6 +128,7 @@ async fn outcomes(mut options: PairOptions) {
         page == written,
         "docs/conflict-outcomes.md says something else; TWINLOG_WRITE_OUTCOMES=1 writes it anew:\n{page}"
     );
+    pair
 }
 
 async fn page(pair: &Pair) -> String {

@@ -28,9 +28,18 @@ on_both!(
     wide_rows_go_as_row_events_while_they_may,
     without_row_events_a_table_with_triggers_is_refused,
     tables_that_are_not_alike_are_refused,
+    columns_may_come_and_go_and_stand_elsewhere,
+    wide_tables_that_are_not_alike_go_by_sql,
+    rows_are_logged_with_the_time_of_day,
     a_delete_that_would_fire_triggers_of_children_is_not_guessed,
     truncating_a_table_with_triggers,
 );
+
+/// BINLOG statements that a node has run.
+pub(crate) async fn statements(pair: &Pair, node: usize) -> i64 {
+    let status = "SHOW GLOBAL STATUS LIKE 'Com_binlog'";
+    pair.query::<(String, i64)>(node, status).await[0].1
+}
 
 async fn seen(pair: &Pair, node: usize) -> Vec<(String, i32)> {
     pair.query(node, "SELECT what, id FROM d.seen ORDER BY id, n")
@@ -279,10 +288,7 @@ async fn wide_rows_go_as_row_events_while_they_may(kind: ServerKind) {
     );
     let pair = Pair::start(&PairOptions::new(kind), &schema).await;
     pair.wait().await;
-    let count = async || -> i64 {
-        let status = "SHOW GLOBAL STATUS LIKE 'Com_binlog'";
-        pair.query::<(String, i64)>(1, status).await[0].1
-    };
+    let count = async || statements(&pair, 1).await;
     let before = count().await;
     pair.run(0, "UPDATE d.wide SET c5 = 1, c69 = 2 WHERE id = 1")
         .await;
@@ -306,6 +312,33 @@ async fn wide_rows_go_as_row_events_while_they_may(kind: ServerKind) {
     assert_eq!(count().await, tried);
     assert_eq!(pair.link_to(1).retries, 0);
     pair.assert_equal().await;
+}
+
+/// MariaDB takes it from the event, and others read it in the log.
+async fn rows_are_logged_with_the_time_of_day(kind: ServerKind) {
+    let pair = Pair::start(&PairOptions::new(kind), SCHEMA).await;
+    pair.wait().await;
+    let end = |kind| match kind {
+        ServerKind::MariaDb => "SHOW MASTER STATUS",
+        ServerKind::MySql => "SHOW BINARY LOG STATUS",
+    };
+    let at: Vec<mysql_async::Row> = pair.query(1, end(kind)).await;
+    let (file, from): (String, u64) = (at[0].get(0).unwrap(), at[0].get(1).unwrap());
+    pair.run(0, "UPDATE d.t SET v = 70 WHERE id = 1").await;
+    pair.wait().await;
+    let log = std::fs::read(pair.servers[1].datadir().join(&file)).unwrap();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = now.unwrap().as_secs();
+    let mut at = usize::try_from(from).unwrap();
+    let mut count = 0;
+    while at + 19 <= log.len() {
+        let number = |from: usize| u32::from_le_bytes(log[from..from + 4].try_into().unwrap());
+        let age = now - u64::from(number(at));
+        assert!(age < 300, "event {} is {age} s old", log[at + 4]);
+        count += 1;
+        at += number(at + 9) as usize;
+    }
+    assert!(count > 5, "{count}");
 }
 
 async fn without_row_events_a_table_with_triggers_is_refused(kind: ServerKind) {
@@ -370,24 +403,118 @@ async fn without_row_events_a_table_with_triggers_is_refused(kind: ServerKind) {
 }
 
 async fn tables_that_are_not_alike_are_refused(kind: ServerKind) {
-    for (at_b, part) in [
-        ("ALTER TABLE d.t MODIFY s VARCHAR(20) AFTER id", "place"),
+    let given = "UPDATE d.t SET s = 'new' WHERE id = 1";
+    let set_null = "UPDATE d.t SET s = NULL WHERE id = 1";
+    for (at_b, on_a, part) in [
         (
             "ALTER TABLE d.t MODIFY s VARCHAR(20) CHARACTER SET latin1",
+            given,
             "latin1",
         ),
         // Only the server knows.
-        ("ALTER TABLE d.t MODIFY s VARCHAR(10)", "columns"),
+        ("ALTER TABLE d.t MODIFY s VARCHAR(10)", given, "columns"),
+        // The server would put '' there.
+        (
+            "ALTER TABLE d.t MODIFY s VARCHAR(20) NOT NULL",
+            set_null,
+            "NULL",
+        ),
     ] {
         let pair = Pair::start(&PairOptions::new(kind), SCHEMA).await;
         pair.run(1, &format!("SET sql_log_bin = 0; {at_b}")).await;
-        pair.run(0, "UPDATE d.t SET s = 'new' WHERE id = 1").await;
+        pair.run(0, on_a).await;
         let message = pair.halted(1).await;
         assert!(
             message.contains("d.t") && message.contains(part),
             "{message}"
         );
+        assert!(message.contains("binlog.0"), "no place: {message}");
     }
+    // A key that events name in another way than by its columns.
+    let watched = "CREATE TRIGGER d.watch BEFORE INSERT ON d.k FOR EACH ROW SET @seen = 1";
+    let (table, part) = match kind {
+        ServerKind::MariaDb => (
+            "CREATE TABLE d.k (a INT NOT NULL, b INT NOT NULL, UNIQUE KEY z (a), UNIQUE KEY k (b))",
+            "no PRIMARY KEY",
+        ),
+        ServerKind::MySql => (
+            "SET sql_generate_invisible_primary_key = 1; CREATE TABLE d.k (a INT NOT NULL, b INT NOT NULL)",
+            "the server generated",
+        ),
+    };
+    let schema = format!("CREATE DATABASE d; {table}; {watched}");
+    let pair = Pair::start(&PairOptions::new(kind), &schema).await;
+    pair.run(0, "INSERT INTO d.k (a, b) VALUES (1, 2)").await;
+    let message = pair.halted(1).await;
+    assert!(
+        message.contains("d.k") && message.contains(part),
+        "{message}"
+    );
+}
+
+/// Columns are matched by name, and may come and go while rows are on the way.
+async fn columns_may_come_and_go_and_stand_elsewhere(kind: ServerKind) {
+    let mut pair = Pair::start(&PairOptions::new(kind), SCHEMA).await;
+    pair.run(
+        1,
+        "SET sql_log_bin = 0; ALTER TABLE d.t MODIFY s VARCHAR(20) AFTER id",
+    )
+    .await;
+    pair.run(0, "UPDATE d.t SET s = 'new', u = 11 WHERE id = 1; INSERT INTO d.t (id, v, s) VALUES (9, 1, 'nine')").await;
+    pair.wait().await;
+    let rows: Vec<(i32, Option<String>, Option<i32>)> = pair
+        .query(1, "SELECT id, s, u FROM d.t WHERE id IN (1, 9) ORDER BY id")
+        .await;
+    let text = |text: &str| Some(text.to_owned());
+    assert_eq!(rows, [(1, text("new"), Some(11)), (9, text("nine"), None)]);
+    pair.run(
+        1,
+        "SET sql_log_bin = 0; ALTER TABLE d.t MODIFY s VARCHAR(20) AFTER thrice",
+    )
+    .await;
+    for definition in ["ADD COLUMN more INT NOT NULL DEFAULT 3", "DROP COLUMN s"] {
+        pair.wait().await;
+        pair.stop_engine(0).await;
+        pair.stop_engine(1).await;
+        pair.run(
+            0,
+            "UPDATE d.t SET v = v + 1; INSERT INTO d.t (id, v) SELECT MAX(id) + 1, 5 FROM d.t",
+        )
+        .await;
+        pair.run(1, &format!("ALTER TABLE d.t {definition}")).await;
+        pair.start_engine(0).await;
+        pair.start_engine(1).await;
+        pair.wait().await;
+        pair.assert_equal().await;
+    }
+}
+
+/// A wide table without triggers need not go as row events: it goes on by SQL where it cannot.
+async fn wide_tables_that_are_not_alike_go_by_sql(kind: ServerKind) {
+    let columns: Vec<String> = (0..30)
+        .map(|number| format!("c{number} VARCHAR(9) NOT NULL"))
+        .collect();
+    let values = vec!["'x'"; 30].join(", ");
+    let schema = format!(
+        "CREATE DATABASE d; CREATE TABLE d.wide (id INT PRIMARY KEY, {}); INSERT INTO d.wide VALUES (1, {values}), (2, {values})",
+        columns.join(", ")
+    );
+    let pair = Pair::start(&PairOptions::new(kind), &schema).await;
+    pair.run(
+        1,
+        "SET sql_log_bin = 0; ALTER TABLE d.wide MODIFY c7 VARCHAR(12) NOT NULL",
+    )
+    .await;
+    pair.run(
+        0,
+        "UPDATE d.wide SET c7 = 'y' WHERE id = 1; DELETE FROM d.wide WHERE id = 2",
+    )
+    .await;
+    pair.wait().await;
+    pair.run(0, "UPDATE d.wide SET c8 = 'z'").await;
+    pair.wait().await;
+    let rows: Vec<(i32, String, String)> = pair.query(1, "SELECT id, c7, c8 FROM d.wide").await;
+    assert_eq!(rows, [(1, "y".to_owned(), "z".to_owned())]);
 }
 
 /// What refers to a parent that goes is removed by SQL, which would fire.

@@ -234,6 +234,7 @@ pub(crate) fn schema(unique_keys: usize) -> TableSchema {
         parents: Vec::new(),
         children: Vec::new(),
         triggers: false,
+        keyed_by_primary: true,
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::careful::{CAREFUL_CHANGES, CAREFUL_TRANSACTIONS, Scope};
 use super::execute::{Failure, Head, execute};
+use super::explain::at_position;
 use super::foreign_key;
 use super::guard::{Passage, guard};
 use super::prepare::{Prepared, PreparedTransaction, Preparer, Written, meeting};
@@ -282,7 +283,7 @@ impl Applier {
             let one = &mut transactions[index..=index];
             let mut attempt = self.attempt(one, Way::OneByOne).await?;
             if let Attempt::Unfit(Failure::Refused {
-                code: 1054 | 1105 | 1136 | 1146,
+                code: 1054 | 1136 | 1146,
                 ..
             }) = attempt
             {
@@ -333,7 +334,8 @@ impl Applier {
         let result = self
             .try_apply(transactions, known, ahead, generation, true)
             .await;
-        self.rolled_back(result).await
+        let result = self.rolled_back(result).await;
+        self.placed(result, transactions)
     }
 
     async fn attempt(&mut self, transactions: &mut [Local], way: Way) -> Result<Attempt> {
@@ -353,18 +355,47 @@ impl Applier {
             let result = self.rolled_back(result).await;
             match result {
                 Ok(Attempt::Stale) => {}
-                Ok(Attempt::Unfit(Failure::Settings { .. })) => self.lose_row_events(),
-                result => return result,
+                Ok(Attempt::Unfit(failure)) if self.goes_another_way(&failure) => {}
+                result => return self.placed(result, transactions),
             }
         }
     }
 
-    /// Settings of the target forbid row events now. What can go by SQL does.
-    pub(super) fn lose_row_events(&mut self) {
-        let why = row_events::unsafe_settings(self.target.flavor);
-        tracing::warn!(origin = %self.origin.node, target = %self.target.node, "no more row events: {why}");
-        self.preparer.lose_row_events(why);
+    /// The result of an attempt at these transactions; an error that does not know its place has it of the first.
+    pub(super) fn placed(
+        &self,
+        result: Result<Attempt>,
+        transactions: &[Local],
+    ) -> Result<Attempt> {
+        result.map_err(|error| match transactions.first() {
+            Some(first) => at_position(&self.origin, error, first),
+            None => error,
+        })
+    }
+
+    /// Whether what did not fit were row events, and SQL may be tried from here on.
+    pub(super) fn goes_another_way(&mut self, failure: &Failure) -> bool {
+        let (origin, target) = (&self.origin.node, &self.target.node);
+        match failure {
+            Failure::Settings { .. } => {
+                let why = row_events::unsafe_settings(self.target.flavor);
+                tracing::warn!(%origin, %target, "no more row events: {why}");
+                self.preparer.lose_row_events(why);
+            }
+            Failure::Refused {
+                table, code: 1105, ..
+            } if self.preparer.refused(table) => {
+                tracing::warn!(
+                    %origin,
+                    %target,
+                    table,
+                    "the target does not take row events of this table, whose columns are not those of the origin's: trying SQL"
+                );
+            }
+            _ => return false,
+        }
         self.forget_schemas();
+        true
     }
 
     /// The result of an attempt, with nothing left of it unless it was applied.

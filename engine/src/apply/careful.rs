@@ -166,7 +166,11 @@ impl Applier {
         if let Some(orphan) = foreign_key::ask(&mut self.connection, &questions).await? {
             return Ok(Attempt::Unfit(orphan));
         }
-        if weighed.iter().any(|change| !change.contended) {
+        // Whoever made a trigger for children that go has done so behind the first look, or waits for them.
+        let loose = |change: &Weighed<'_>| {
+            !change.contended || !change.mapping.family.dependents.is_empty()
+        };
+        if weighed.iter().any(loose) {
             self.tailer_at_end().await?;
             for change in weighed.iter().filter(|change| !change.contended) {
                 if self.meets(change)? {

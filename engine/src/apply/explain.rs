@@ -2,7 +2,6 @@
 
 use super::applier::Applier;
 use super::execute::Failure;
-use super::row_events;
 use crate::conflict::journal::{Entry, ImageSql, JournalWinner};
 use crate::conflict::policy::Policy;
 use crate::conflict::resolve::ConflictKind;
@@ -101,20 +100,14 @@ impl Applier {
         match failure {
             Failure::Error(error) => at_position(&self.origin, error, transaction),
             Failure::MarkerMoved => Error::Internal("a moved marker is no row's fault".to_owned()),
+            Failure::Settings { table } => Error::Internal(format!(
+                "rows of {table} were not tried another way than as row events"
+            )),
             Failure::Missing { table, action } => Error::Drift(format!(
                 "{action} on {table} (node {}, {position}) does not find its row at node {}, though \
                  nobody there wrote it concurrently: the nodes had drifted apart before. {next}",
                 self.origin.node, self.target.node
             )),
-            Failure::Settings { table } => Error::Unsupported {
-                node: self.origin.node.to_string(),
-                position,
-                what: format!("rows of table {table} as row events"),
-                problem: format!(
-                    "{}, then start again",
-                    row_events::unsafe_settings(self.target.flavor)
-                ),
-            },
             Failure::Orphan {
                 table,
                 constraint,
@@ -157,7 +150,12 @@ impl Applier {
 /// Adds origin and position to an error that does not know them.
 pub(super) fn at_position(origin: &Identity, error: Error, transaction: &Local) -> Error {
     match error {
-        Error::Unsupported { what, problem, .. } => Error::Unsupported {
+        Error::Unsupported {
+            what,
+            problem,
+            position,
+            ..
+        } if position.is_empty() => Error::Unsupported {
             node: origin.node.to_string(),
             position: origin.log_name.show(transaction.start),
             what,

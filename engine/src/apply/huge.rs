@@ -62,7 +62,7 @@ impl Applier {
                 }
                 Attempt::Unfit(failure) => match (&failure, way) {
                     (Failure::Refused { code, .. }, _)
-                        if matches!(code, 1054 | 1105 | 1136 | 1146) && !forgotten =>
+                        if matches!(code, 1054 | 1136 | 1146) && !forgotten =>
                     {
                         // Our picture of the table is older than the table: look again, once.
                         self.forget_schemas();
@@ -96,8 +96,8 @@ impl Applier {
             let result = self.rolled_back(result).await;
             match result {
                 Ok(Attempt::Stale) => {}
-                Ok(Attempt::Unfit(Failure::Settings { .. })) => self.lose_row_events(),
-                result => return result,
+                Ok(Attempt::Unfit(failure)) if self.goes_another_way(&failure) => {}
+                result => return self.placed(result, std::slice::from_ref(huge.head())),
             }
         }
     }

@@ -1,14 +1,15 @@
 //! How a table as it was at the origin fits the table at the target.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use super::row_events::Path;
+use super::row_events::{Path, event_columns};
 use crate::conflict::collation::{needs_weights, row_key_is_plain};
 use crate::conflict::family::Family;
 use crate::conflict::key::KeyHash;
 use crate::conflict::rules::TableRule;
 use crate::error::{Error, Result};
 use crate::row::{ColumnKind, Row, RowChange, SourceTable, Value};
+use crate::row_event::EventColumn;
 use crate::schema::{TableSchema, is_spatial};
 use crate::transaction::ForeignKeyMode;
 
@@ -124,6 +125,8 @@ pub struct Mapping {
     pub foreign_keys: ForeignKeyMode,
     /// How its rows are written.
     pub path: Path,
+    /// Its columns as row events have them, once one is written.
+    events: OnceLock<Vec<EventColumn>>,
 }
 
 impl Mapping {
@@ -248,6 +251,7 @@ impl Mapping {
             rule: TableRule::default(),
             foreign_keys: ForeignKeyMode::Engine,
             path: Path::Sql,
+            events: OnceLock::new(),
         })
     }
 
@@ -277,6 +281,11 @@ impl Mapping {
             }
         }
         image
+    }
+
+    /// Its columns as row events have them: those of the target, in its order, as far as the origin has them.
+    pub(super) fn event_columns(&self) -> &[EventColumn] {
+        self.events.get_or_init(|| event_columns(self))
     }
 
     /// Index in the image of a target column.

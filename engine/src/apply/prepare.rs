@@ -214,6 +214,11 @@ impl Preparer {
         self.ability.lose(why);
     }
 
+    /// The target has refused a row event of this table; whether that is new.
+    pub(super) fn refused(&self, table: &str) -> bool {
+        self.ability.refuse(table)
+    }
+
     /// Forgets what is known of the target's tables.
     pub(super) fn forget(&mut self) {
         self.mappings.clear();
@@ -315,9 +320,6 @@ impl Preparer {
             let mut mapping = Mapping::new(Arc::clone(source), target, tolerant)
                 .map_err(|error| at_position(&self.origin, error, transaction))?;
             mapping.foreign_keys = needed;
-            let policy = self.config.replication.row_events;
-            mapping.path = row_events::path(&mapping, self.target.flavor, policy, &self.ability)
-                .map_err(|error| at_position(&self.origin, error, transaction))?;
             if mapping.target.in_foreign_keys() {
                 mapping.family = Family::load(&self.catalog, &mapping.target).await?;
             }
@@ -330,6 +332,9 @@ impl Preparer {
                     table: source.to_string(),
                     problem,
                 })?;
+            let policy = self.config.replication.row_events;
+            mapping.path = row_events::path(&mapping, self.target.flavor, policy, &self.ability)
+                .map_err(|error| at_position(&self.origin, error, transaction))?;
             Arc::new(mapping)
         };
         if needed != mode {

@@ -1,11 +1,13 @@
 //! The second path of rows to the target: as row events, through BINLOG statements.
 //!
 //! What comes that way fires no triggers, on either server, so it is the way of tables that have them
-//! (docs/decisions/0011-row-events-as-sql.md). A row is found by its row key alone and its before image is not
+//! (docs/decisions/0013-row-events.md). A row is found by its row key alone and its before image is not
 //! compared, as with SQL; and BINLOG does not say how many rows it found, so that what has to be there is counted
 //! under locks in front ([`super::encode`]).
 
-use std::sync::{Arc, OnceLock};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -13,13 +15,14 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use super::column_set::ColumnSet;
 use super::literal::charset_of_collation;
 use super::mapping::Mapping;
+use super::stored_key;
 use crate::config::RowEventPolicy;
 use crate::connection::NodeConnection;
 use crate::decode::event::Flavor;
 use crate::error::{Error, Result};
 use crate::row::{ColumnKind, Row};
-use crate::row_event::{Limits, Operation, RowsEvent, format_description};
-use crate::schema::Unchanged;
+use crate::row_event::{EventColumn, Limits, Operation, RowsEvent, format_description};
+use crate::schema::{TableSchema, Unchanged};
 use crate::transaction::ForeignKeyMode;
 
 /// How the rows of a table are written.
@@ -34,18 +37,44 @@ pub enum Path {
 
 /// Whether the target takes row events from the engine; one for all connections of a link.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Ability(Arc<OnceLock<&'static str>>);
+pub(crate) struct Ability(Arc<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Why it does not, and what to do.
+    hindrance: OnceLock<&'static str>,
+    /// Tables, by database and name, that turned out not to be alike.
+    refused: Mutex<HashSet<String>>,
+}
 
 impl Ability {
-    /// Why it does not, and what to do; from here on, whatever was known before.
+    /// No row events from here on, for this reason, whatever was known before.
     pub(super) fn lose(&self, why: &'static str) {
         // Who lost it first has said why.
-        let _ = self.0.set(why);
+        let _ = self.0.hindrance.set(why);
     }
 
-    /// Why it does not, and what to do.
     fn hindrance(&self) -> Option<&'static str> {
-        self.0.get().copied()
+        self.0.hindrance.get().copied()
+    }
+
+    /// The target has refused an event of this table; whether that is new.
+    pub(super) fn refuse(&self, table: &str) -> bool {
+        let mut refused = self
+            .0
+            .refused
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        refused.insert(table.to_owned())
+    }
+
+    fn has_refused(&self, table: &TableSchema) -> bool {
+        let refused = self
+            .0
+            .refused
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        !refused.is_empty() && refused.contains(&table.to_string())
     }
 }
 
@@ -90,7 +119,24 @@ pub(super) async fn begin(
     connection: &mut NodeConnection,
     flavor: Flavor,
 ) -> Result<Option<&'static str>> {
-    let context = "asking whether row events may be written";
+    let context = "preparing row events";
+    let described = binlog(&format_description(flavor));
+    match connection.try_execute(&described).await {
+        Ok(_) => {}
+        // Access denied; a privilege that is missing.
+        Err(mysql_async::Error::Server(error)) if matches!(error.code, 1045 | 1227) => {
+            return Ok(Some(match flavor {
+                Flavor::MySql => "its account may not: GRANT REPLICATION_APPLIER ON *.*",
+                Flavor::MariaDb => "its account may not: GRANT BINLOG REPLAY ON *.*",
+            }));
+        }
+        Err(error) => return Err(Error::from_driver(connection.node(), context, error)),
+    }
+    if flavor == Flavor::MySql {
+        // The format description leaves it undetermined.
+        let settings = "SET SESSION gtid_next = 'AUTOMATIC', SESSION rbr_exec_mode = 'STRICT'";
+        connection.execute(settings, context).await?;
+    }
     let asked = settings_check(flavor).as_bytes();
     match connection.count(asked, context).await {
         Ok(1) => {}
@@ -102,26 +148,6 @@ pub(super) async fn begin(
             ));
         }
         Err(error) => return Err(error),
-    }
-    let described = binlog(&format_description(flavor));
-    match connection.try_execute(&described).await {
-        Ok(_) => {}
-        // Access denied; a privilege that is missing.
-        Err(mysql_async::Error::Server(error)) if matches!(error.code, 1045 | 1227) => {
-            return Ok(Some(match flavor {
-                Flavor::MySql => "its account may not: GRANT REPLICATION_APPLIER ON *.*",
-                Flavor::MariaDb => "its account may not: GRANT BINLOG REPLAY ON *.*",
-            }));
-        }
-        Err(error) => {
-            let context = "preparing row events";
-            return Err(Error::from_driver(connection.node(), context, error));
-        }
-    }
-    if flavor == Flavor::MySql {
-        // The format description leaves it undetermined.
-        let settings = "SET SESSION gtid_next = 'AUTOMATIC', SESSION rbr_exec_mode = 'STRICT'";
-        connection.execute(settings, "preparing row events").await?;
     }
     Ok(None)
 }
@@ -143,6 +169,10 @@ pub(super) fn path(
         RowEventPolicy::Never => triggers,
     };
     if !wanted {
+        return Ok(Path::Sql);
+    }
+    // What a table with triggers is refused for may yet be settled by SQL where there are none.
+    if !triggers && (ability.has_refused(&mapping.target) || !settles_all(mapping)) {
         return Ok(Path::Sql);
     }
     let hindrance = match (policy, ability.hindrance()) {
@@ -179,36 +209,55 @@ fn is_wide(mapping: &Mapping) -> bool {
     stands.count() >= WIDE
 }
 
-/// Row events name columns by their place and carry bytes without a character set: what stands in the way of that.
+/// Whether every conflict of the table can be settled by row events.
+fn settles_all(mapping: &Mapping) -> bool {
+    mapping.target.unique_keys.is_empty() || stored_key::expressions(mapping).is_ok()
+}
+
+/// Row events name columns by their place and carry bytes without a character set, and the servers take them as they
+/// are: what stands in the way of that.
 fn difference(mapping: &Mapping, flavor: Flavor) -> Option<String> {
-    let (source, target) = (&mapping.source.columns, &mapping.target.columns);
-    if source.len() != target.len() {
+    let target = &mapping.target;
+    if flavor == Flavor::MariaDb && !target.keyed_by_primary {
+        // It looks for a row by its first unique key, whichever the image has.
         return Some(format!(
-            "the origin's row has {} columns and the target's table {}; make the tables alike",
-            source.len(),
-            target.len()
+            "table {target} has no PRIMARY KEY over whole columns; give it one"
         ));
     }
-    source.iter().zip(target).enumerate().find_map(|(index, (source, target))| {
-        if mapping.image_index(index) != Some(index) {
-            return Some(format!(
-                "column {} stands in another place at the origin; make the order of columns the same with ALTER TABLE",
-                target.name
-            ));
+    let mut held = (0..target.columns.len()).map(|column| mapping.image_index(column).is_some());
+    if held.by_ref().any(|held| !held) && held.any(|held| held) {
+        return Some(
+            "a column that the origin's rows do not have stands in front of others; let the origin's rows be applied before \
+             columns are added, or add them at the end"
+                .to_owned(),
+        );
+    }
+    let key = mapping
+        .row_key
+        .iter()
+        .filter_map(|(_, column)| target.columns.get(*column));
+    if flavor == Flavor::MySql && key.clone().any(|column| column.name == "my_row_id") {
+        return Some("its primary key is one that the server generated, which events name in another way; give it one of its own".to_owned());
+    }
+    target.columns.iter().enumerate().find_map(|(index, column)| {
+        let source = mapping.source.columns.get(mapping.image_index(index)?)?;
+        if column.generated && flavor == Flavor::MariaDb && mapping.rule.merges() {
+            // It would be taken from one of the images that are merged.
+            return Some(format!("column {} is generated from columns that may be merged", column.name));
         }
-        if target.column_type.to_ascii_uppercase().contains("COMPRESSED") {
-            return Some(format!("column {} is COMPRESSED", target.name));
+        if column.column_type.ends_with("COMPRESSED*/") {
+            return Some(format!("column {} is COMPRESSED", column.name));
         }
         if let ColumnKind::Vector { dimensions, .. } = source.kind
-            && target.column_type.to_ascii_lowercase() != format!("vector({dimensions})")
+            && column.column_type.to_ascii_lowercase() != format!("vector({dimensions})")
         {
             return Some(format!(
                 "column {} is {} at the target and VECTOR({dimensions}) at the origin; make them the same with ALTER TABLE",
-                target.name, target.column_type
+                column.name, column.column_type
             ));
         }
         let at_source = charset_of_collation(flavor, source.collation?)?;
-        let at_target = match target.charset.as_deref() {
+        let at_target = match column.charset.as_deref() {
             None => "binary",
             Some("utf8") => "utf8mb3",
             Some(charset) => charset,
@@ -217,10 +266,28 @@ fn difference(mapping: &Mapping, flavor: Flavor) -> Option<String> {
             format!(
                 "column {}: its character set is {at_source} at the origin and {at_target} at the target; make them the \
                  same with ALTER TABLE",
-                target.name
+                column.name
             )
         })
     })
+}
+
+/// The columns of a table's events: those of the target, in its order, as far as the origin has them.
+pub(super) fn event_columns(mapping: &Mapping) -> Vec<EventColumn> {
+    let columns = mapping.target.columns.iter().enumerate();
+    let columns = columns.filter_map(|(index, column)| {
+        let source = mapping.image_index(index)?;
+        Some(EventColumn {
+            kind: mapping.source.columns.get(source)?.kind,
+            limits: Limits {
+                nullable: column.nullable,
+                unsigned: column.unsigned,
+                members: column.members(),
+            },
+            source,
+        })
+    });
+    columns.collect()
 }
 
 fn binlog(events: &[u8]) -> Vec<u8> {
@@ -241,7 +308,7 @@ pub(super) struct EventWriter<'m> {
 impl<'m> EventWriter<'m> {
     /// Rows that are new: [`Self::push`] takes each row's image.
     pub(super) fn insert(mapping: &'m Mapping, flavor: Flavor) -> Self {
-        let all = (0..mapping.source.columns.len()).collect();
+        let all = (0..mapping.event_columns().len()).collect();
         let mode = mapping.foreign_keys;
         Self::new(mapping, flavor, mode, Operation::Write, vec![all])
     }
@@ -251,11 +318,12 @@ impl<'m> EventWriter<'m> {
     pub(super) fn update(mapping: &'m Mapping, flavor: Flavor, set: ColumnSet) -> Self {
         let numbers = mapping.written.iter().enumerate();
         let set = numbers.filter(|(number, _)| set.contains(*number));
-        let mut columns: Vec<usize> = set.map(|(_, (source, _))| *source).collect();
+        let mut columns: Vec<usize> = set.map(|(_, (_, target))| *target).collect();
         // MariaDB takes a stored one from the image, and leaves it where the image has none.
         let generated = mapping.target.columns.iter().enumerate();
-        let generated = generated.filter(|(_, column)| column.generated);
-        columns.extend(generated.filter_map(|(target, _)| mapping.image_index(target)));
+        let generated = generated
+            .filter(|(index, column)| column.generated && mapping.image_index(*index).is_some());
+        columns.extend(generated.map(|(index, _)| index));
         columns.sort_unstable();
         let (key, mode) = (row_key(mapping), mapping.foreign_keys);
         Self::new(mapping, flavor, mode, Operation::Update, vec![key, columns])
@@ -284,12 +352,10 @@ impl<'m> EventWriter<'m> {
             mapping.target.name.as_str(),
         );
         let checks = mode == ForeignKeyMode::Engine;
-        let limits = mapping.target.columns.iter().map(|column| Limits {
-            unsigned: column.unsigned,
-            members: column.members(),
-        });
-        let table = (&*mapping.source, limits.collect());
-        let event = RowsEvent::begin(flavor, table, named, operation, present, checks);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map_or(0, |since| u32::try_from(since.as_secs()).unwrap_or(0));
+        let columns = mapping.event_columns();
+        let event = RowsEvent::begin((flavor, now), named, columns, operation, present, checks);
         Self {
             mapping,
             operation,
@@ -349,7 +415,7 @@ impl<'m> EventWriter<'m> {
 }
 
 fn row_key(mapping: &Mapping) -> Vec<usize> {
-    let mut columns: Vec<usize> = mapping.row_key.iter().map(|(source, _)| *source).collect();
+    let mut columns: Vec<usize> = mapping.row_key.iter().map(|(_, target)| *target).collect();
     columns.sort_unstable();
     columns
 }

@@ -119,6 +119,7 @@ pub(super) async fn set_up(
     if policy != RowEventPolicy::Never
         && let Some(hindrance) = row_events::begin(connection, target.flavor).await?
     {
+        tracing::info!(origin = %origin.node, target = %target.node, "no row events: {hindrance}");
         ability.lose(hindrance);
     }
     for statement in apply_session(target.flavor, origin.server_id) {

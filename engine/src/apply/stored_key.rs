@@ -31,7 +31,7 @@ pub(super) fn expressions(mapping: &Mapping) -> Result<Vec<String>, String> {
             | ColumnKind::Vector { .. } => format!("HEX({name})"),
             ColumnKind::Timestamp { .. } => format!("CAST(UNIX_TIMESTAMP({name}) AS CHAR)"),
             ColumnKind::Bit { .. } | ColumnKind::Enum { .. } | ColumnKind::Set { .. } => {
-                format!("CAST({name}+0 AS CHAR)")
+                format!("CAST(CAST({name} AS UNSIGNED) AS CHAR)")
             }
             _ => format!("CAST({name} AS CHAR)"),
         })

@@ -236,7 +236,7 @@ pub enum DriftPolicy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RowEventPolicy {
-    /// Those of tables with triggers at the target.
+    /// Those of tables with triggers at the target, and of wide tables where that costs it less.
     Auto,
     /// Those of every table that is column by column the same on both nodes.
     Always,

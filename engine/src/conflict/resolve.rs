@@ -387,6 +387,7 @@ mod tests {
             parents: Vec::new(),
             children: Vec::new(),
             triggers: false,
+            keyed_by_primary: true,
         };
         let image = [Value::Int(row), unique.map_or(Value::Null, Value::Int)];
         image_keys(&schema, |column| image.get(column), &Weights::default())

@@ -302,6 +302,7 @@ mod tests {
             parents: Vec::new(),
             children: Vec::new(),
             triggers: false,
+            keyed_by_primary: true,
         }
     }
 

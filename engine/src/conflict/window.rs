@@ -451,6 +451,7 @@ mod tests {
             parents: Vec::new(),
             children: Vec::new(),
             triggers: false,
+            keyed_by_primary: true,
         };
         let value = Value::Int(number);
         let mut found = None;

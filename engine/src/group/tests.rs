@@ -99,6 +99,7 @@ fn mapping(kind: Kind, mode: ForeignKeyMode, on_delete: &str) -> Arc<Mapping> {
         parents: of(Kind::Child),
         children: of(Kind::Parent),
         triggers: false,
+        keyed_by_primary: true,
     };
     let mut mapping = Mapping::new(Arc::new(source), Arc::new(target), false).unwrap();
     mapping.foreign_keys = mode;

@@ -2,7 +2,7 @@
 
 use super::value::{self, Limits};
 use crate::decode::event::Flavor;
-use crate::row::{ColumnKind, Row, SourceTable, Value};
+use crate::row::{ColumnKind, Row, Value};
 
 /// Bytes of an event's header.
 const HEADER: usize = 19;
@@ -48,19 +48,20 @@ pub(crate) fn format_description(flavor: Flavor) -> Vec<u8> {
     body.extend_from_slice(&lengths);
     // No checksums; this event has the room of one all the same.
     body.extend_from_slice(&[0; 5]);
-    event(FORMAT_DESCRIPTION, &body)
+    event(FORMAT_DESCRIPTION, 0, &body)
 }
 
-fn event(kind: u8, body: &[u8]) -> Vec<u8> {
+fn event(kind: u8, time: u32, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER + body.len());
-    push_header(&mut out, kind, body.len());
+    push_header(&mut out, kind, time, body.len());
     out.extend_from_slice(body);
     out
 }
 
-/// The server takes neither time nor `server_id` from it: rows are logged as the session's.
-fn push_header(out: &mut Vec<u8>, kind: u8, body: usize) {
-    out.extend_from_slice(&0_u32.to_le_bytes());
+/// The server takes no `server_id` from it: rows are logged as the session's. `time` is in seconds since 1970; MariaDB
+/// logs the rows with it.
+fn push_header(out: &mut Vec<u8>, kind: u8, time: u32, body: usize) {
+    out.extend_from_slice(&time.to_le_bytes());
     out.push(kind);
     out.extend_from_slice(&1_u32.to_le_bytes());
     let size = u32::try_from(HEADER + body).unwrap_or(u32::MAX);
@@ -95,16 +96,26 @@ impl Operation {
     }
 }
 
+/// A column of the target's table, as events have it.
+#[derive(Debug, Clone)]
+pub(crate) struct EventColumn {
+    /// How its bytes are written.
+    pub(crate) kind: ColumnKind,
+    /// What it takes.
+    pub(crate) limits: Limits,
+    /// Where its value stands in the origin's image.
+    pub(crate) source: usize,
+}
+
 /// A rows event that is being written, with its table map in front.
 #[derive(Debug)]
 pub(crate) struct RowsEvent<'t> {
-    table: &'t SourceTable,
-    /// Of each of its columns.
-    limits: Vec<Limits>,
-    /// Columns of each of a row's images, as indexes into those of the table.
+    columns: &'t [EventColumn],
+    /// Columns of each of a row's images, by their numbers.
     present: Vec<Vec<usize>>,
     operation: Operation,
     flavor: Flavor,
+    time: u32,
     /// Table map, then body of the rows event up to where the images begin.
     out: Vec<u8>,
     /// Where the rows event begins in it.
@@ -113,19 +124,19 @@ pub(crate) struct RowsEvent<'t> {
 }
 
 impl<'t> RowsEvent<'t> {
-    /// Of rows of `table`, whose columns take what `limits` says, and which the target knows by `named` (database, table). `present` has for each image of a
-    /// row the columns that it holds, in rising order.
+    /// Of rows of the table `named` (database, table) with these columns, the first ones that it has. `present` has for
+    /// each image of a row the numbers of the columns that it holds, in rising order. `time` is in seconds since 1970.
     pub(crate) fn begin(
-        flavor: Flavor,
-        (table, limits): (&'t SourceTable, Vec<Limits>),
+        (flavor, time): (Flavor, u32),
         named: (&str, &str),
+        columns: &'t [EventColumn],
         operation: Operation,
         present: Vec<Vec<usize>>,
         foreign_key_checks: bool,
     ) -> Self {
-        let mut out = event(TABLE_MAP, &table_map(flavor, table, named));
+        let mut out = event(TABLE_MAP, time, &table_map(flavor, named, columns));
         let rows_at = out.len();
-        let count = table.columns.len();
+        let count = columns.len();
         let mut body = TABLE_ID.to_le_bytes()[..6].to_vec();
         let mut flags = ENDS_STATEMENT;
         if !foreign_key_checks {
@@ -143,37 +154,38 @@ impl<'t> RowsEvent<'t> {
         out.resize(rows_at + HEADER, 0);
         out.extend_from_slice(&body);
         Self {
-            table,
-            limits,
+            columns,
             present,
             operation,
             flavor,
+            time,
             rows_at,
             empty_at: out.len(),
             out,
         }
     }
 
-    /// Adds a row by its images, each whole; of each the columns are written that it was said to hold.
+    /// Adds a row by its images, as the origin's log has them; of each the columns are written that it was said to hold.
     ///
     /// # Errors
-    /// The column (its index) of a value that has no bytes of its type, and why.
+    /// The column (its number) that does not take the value, or whose type has no bytes for it, and why.
     pub(crate) fn push(&mut self, images: &[&Row]) -> Result<(), (usize, String)> {
-        for (row, columns) in images.iter().zip(&self.present) {
-            let nulls = columns.iter().enumerate();
-            let null = |column: &usize| row.get(*column).is_none_or(Value::is_null);
-            let nulls = nulls.filter(|(_, column)| null(column)).map(|(at, _)| at);
-            self.out.extend_from_slice(&bits(columns.len(), nulls));
-            for index in columns {
-                let (Some(value), Some(column)) = (row.get(*index), self.table.columns.get(*index))
-                else {
-                    continue;
-                };
-                let limits = self.limits.get(*index).copied().unwrap_or_default();
-                if !value.is_null() {
-                    value::write(&mut self.out, column.kind, limits, value)
-                        .map_err(|problem| (*index, problem))?;
-                }
+        for (row, present) in images.iter().zip(&self.present) {
+            let held = present.iter().filter_map(|number| {
+                let column = self.columns.get(*number)?;
+                Some((
+                    *number,
+                    column,
+                    row.get(column.source).unwrap_or(&Value::Null),
+                ))
+            });
+            let nulls = held.clone().enumerate();
+            let nulls = nulls.filter(|(_, (.., value))| value.is_null());
+            let nulls = bits(present.len(), nulls.map(|(at, _)| at));
+            self.out.extend_from_slice(&nulls);
+            for (number, column, value) in held {
+                value::write(&mut self.out, column.kind, column.limits, value)
+                    .map_err(|problem| (number, problem))?;
             }
         }
         Ok(())
@@ -190,13 +202,14 @@ impl<'t> RowsEvent<'t> {
         let mut whole = std::mem::replace(&mut self.out, empty);
         let mut header = Vec::with_capacity(HEADER);
         let body = whole.len() - self.rows_at - HEADER;
-        push_header(&mut header, self.operation.number(self.flavor), body);
+        let number = self.operation.number(self.flavor);
+        push_header(&mut header, number, self.time, body);
         whole[self.rows_at..self.rows_at + HEADER].copy_from_slice(&header);
         whole
     }
 }
 
-fn table_map(flavor: Flavor, table: &SourceTable, (database, name): (&str, &str)) -> Vec<u8> {
+fn table_map(flavor: Flavor, (database, name): (&str, &str), columns: &[EventColumn]) -> Vec<u8> {
     let mut body = TABLE_ID.to_le_bytes()[..6].to_vec();
     let flags = match flavor {
         Flavor::MySql => EXACT_LENGTHS,
@@ -209,18 +222,18 @@ fn table_map(flavor: Flavor, table: &SourceTable, (database, name): (&str, &str)
         body.extend_from_slice(name.as_bytes());
         body.push(0);
     }
-    push_length(&mut body, table.columns.len());
+    push_length(&mut body, columns.len());
     let mut metadata = Vec::new();
-    for column in &table.columns {
+    for column in columns {
         body.push(push_type(column.kind, &mut metadata));
     }
     push_length(&mut body, metadata.len());
     body.extend_from_slice(&metadata);
-    let columns = table.columns.iter().enumerate();
-    let nullable = columns.filter(|(_, column)| column.nullable);
-    body.extend_from_slice(&bits(table.columns.len(), nullable.map(|(index, _)| index)));
+    let nullable = columns.iter().enumerate();
+    let nullable = nullable.filter(|(_, column)| column.limits.nullable);
+    body.extend_from_slice(&bits(columns.len(), nullable.map(|(index, _)| index)));
     let mut vectors = Vec::new();
-    for column in &table.columns {
+    for column in columns {
         if let ColumnKind::Vector { dimensions, .. } = column.kind {
             push_length(&mut vectors, dimensions as usize);
         }

@@ -12,14 +12,17 @@ const SMALL: usize = u16::MAX as usize;
 /// Why it has no such form: a member's name or a container of a size that the server does not take either.
 pub(super) fn write(root: &Node) -> Result<Vec<u8>, String> {
     let mut out = vec![0];
-    let kind = value(&mut out, root)?;
-    out[0] = kind;
+    match value(&mut out, root, false)? {
+        Some(kind) => out[0] = kind,
+        None => return Err("a JSON document of more than 4 GiB".to_owned()),
+    }
     Ok(out)
 }
 
-/// Appends a value without its type; gives the type.
-fn value(out: &mut Vec<u8>, node: &Node) -> Result<u8, String> {
-    Ok(match node {
+/// Appends a value without its type; gives the type. `small`: it stands within a small container, so that a container
+/// of its own has to be small too; `None` where it does not fit then.
+fn value(out: &mut Vec<u8>, node: &Node, small: bool) -> Result<Option<u8>, String> {
+    Ok(Some(match node {
         Node::Null => literal(out, 0),
         Node::Bool(true) => literal(out, 1),
         Node::Bool(false) => literal(out, 2),
@@ -65,13 +68,13 @@ fn value(out: &mut Vec<u8>, node: &Node) -> Result<u8, String> {
         Node::Object(members) => {
             let names = members.iter().map(|(name, _)| Some(&**name));
             let values = members.iter().map(|(_, value)| value);
-            container(out, &names.zip(values).collect::<Vec<_>>(), 0)?
+            return container(out, &names.zip(values).collect::<Vec<_>>(), 0, small);
         }
         Node::Array(cells) => {
             let cells = cells.iter().map(|cell| (None, cell));
-            container(out, &cells.collect::<Vec<_>>(), 2)?
+            return container(out, &cells.collect::<Vec<_>>(), 2, small);
         }
-    })
+    }))
 }
 
 fn literal(out: &mut Vec<u8>, number: u8) -> u8 {
@@ -92,18 +95,21 @@ fn variable_length(out: &mut Vec<u8>, mut length: usize) {
     }
 }
 
-/// Appends an object or array, small if it fits; `small` is the type that it has then, and one more is that of a
-/// large one.
-fn container(out: &mut Vec<u8>, parts: &[(Option<&str>, &Node)], small: u8) -> Result<u8, String> {
+/// Appends an object or array, small if it fits; `kind` is the type that it has then, and one more is that of a large
+/// one. `small`: only a small one will do.
+fn container(
+    out: &mut Vec<u8>,
+    parts: &[(Option<&str>, &Node)],
+    kind: u8,
+    small: bool,
+) -> Result<Option<u8>, String> {
     let start = out.len();
     if container_of(out, parts, 2)? {
-        return Ok(small);
+        return Ok(Some(kind));
     }
     out.truncate(start);
-    if container_of(out, parts, 4)? {
-        return Ok(small + 1);
-    }
-    Err("a JSON document of more than 4 GiB".to_owned())
+    let fits = !small && container_of(out, parts, 4)?;
+    Ok(fits.then_some(kind + 1))
 }
 
 /// Whether the parts fit with offsets of so many bytes: number of parts and bytes of it all; for each member where
@@ -142,7 +148,9 @@ fn container_of(
         if offset - start > most {
             return Ok(false);
         }
-        let kind = value(out, part)?;
+        let Some(kind) = value(out, part, width == 2)? else {
+            return Ok(false);
+        };
         out[entry] = kind;
         if matches!(kind, 4..=6) || (width == 4 && matches!(kind, 7 | 8)) {
             // It is its own offset.
@@ -231,6 +239,11 @@ mod tests {
                 Node::UInt(number.cast_unsigned()),
             ]));
         }
+        // Trying each level both ways would take a while.
+        let deep = (0..90).fold(text(70_000), |inner, _| {
+            Node::Array(vec![inner, Node::Null])
+        });
+        comes_back(&deep);
         comes_back(&Node::Object(Vec::new()));
         comes_back(&Node::Double(-0.0));
         let named = |length: usize| Node::Object(vec![("x".repeat(length).into(), Node::Null)]);

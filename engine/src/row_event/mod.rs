@@ -8,5 +8,5 @@ mod event;
 mod json;
 mod value;
 
-pub(crate) use event::{Operation, RowsEvent, format_description};
+pub(crate) use event::{EventColumn, Operation, RowsEvent, format_description};
 pub(crate) use value::Limits;

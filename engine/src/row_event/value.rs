@@ -6,13 +6,15 @@ use crate::row::{ColumnKind, Value};
 /// What the target's column takes of what its type could hold. The server does not look: it takes the bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Limits {
+    /// NULL. The server would put the default there instead.
+    pub(crate) nullable: bool,
     /// No number below zero.
     pub(crate) unsigned: bool,
     /// Members of an ENUM or SET.
     pub(crate) members: usize,
 }
 
-/// Appends the value as a column of this kind has it.
+/// Appends the value as a column of this kind has it; nothing for NULL.
 ///
 /// # Errors
 /// Why it has no such bytes, or the column does not take it; without the value itself.
@@ -35,6 +37,8 @@ pub(super) fn write(
         return Err(out_of_range());
     }
     match (kind, value) {
+        (_, Value::Null) if limits.nullable => Ok(()),
+        (_, Value::Null) => Err("the log has NULL for it, and it takes none".to_owned()),
         (ColumnKind::Tiny, _) => integer(out, value, limits.unsigned, 1),
         (ColumnKind::Short, _) => integer(out, value, limits.unsigned, 2),
         (ColumnKind::Int24, _) => integer(out, value, limits.unsigned, 3),
@@ -273,6 +277,7 @@ mod tests {
     fn what_the_column_does_not_take_is_refused() {
         let taken = |kind, unsigned, value: Value| {
             let limits = Limits {
+                nullable: unsigned,
                 unsigned,
                 members: 3,
             };
@@ -323,5 +328,6 @@ mod tests {
         assert!(taken(text, false, Value::Bytes(vec![0; 255].into())));
         assert!(!taken(text, false, Value::Bytes(vec![0; 256].into())));
         assert!(!taken(text, false, Value::Int(1)));
+        assert!(taken(text, true, Value::Null) && !taken(text, false, Value::Null));
     }
 }

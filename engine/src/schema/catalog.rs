@@ -215,6 +215,7 @@ async fn read_table(
         parents: Vec::new(),
         children: Vec::new(),
         triggers: false,
+        keyed_by_primary: false,
     };
     keys(&mut schema, statistics);
     schema.parents = foreign_keys(
@@ -391,6 +392,7 @@ fn keys(schema: &mut TableSchema, statistics: Vec<mysql_async::Row>) {
         .position(|index| index.name == "PRIMARY" && whole(index))
         .or_else(|| indexes.iter().position(names_rows));
     if let Some(position) = row_key {
+        schema.keyed_by_primary = indexes[position].name == "PRIMARY";
         schema.row_key = indexes.remove(position).columns;
     }
     schema.unique_keys = indexes;

@@ -22,6 +22,8 @@ pub struct TableSchema {
     /// The key that names a row: the primary key, or the first unique key without a nullable column.
     /// Empty where there is none.
     pub row_key: Vec<usize>,
+    /// Whether `row_key` is the primary key.
+    pub keyed_by_primary: bool,
     /// All unique keys but `row_key`, as column indexes.
     pub unique_keys: Vec<UniqueKey>,
     /// Whether it has a unique index over an expression, which cannot be compared by column values

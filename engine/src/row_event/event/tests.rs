@@ -5,6 +5,7 @@ use crate::decode::Decoder;
 use crate::decode::captured::{MARIADB, MYSQL, decode_all};
 use crate::decode::event::{Event, EventHeader};
 use crate::row::RowChange;
+use crate::row::SourceTable;
 
 /// The events of what [`RowsEvent::take`] gave, or of a format description.
 fn decoded(decoder: &mut Decoder, mut bytes: &[u8]) -> Event {
@@ -40,6 +41,20 @@ fn rows(events: Vec<Event>) -> Vec<(std::sync::Arc<SourceTable>, Vec<RowChange>)
     found
 }
 
+fn columns(table: &SourceTable) -> Vec<EventColumn> {
+    let columns = table.columns.iter().enumerate();
+    let columns = columns.map(|(source, column)| EventColumn {
+        kind: column.kind,
+        limits: Limits {
+            nullable: column.nullable,
+            unsigned: column.unsigned == Some(true),
+            members: usize::from(u16::MAX),
+        },
+        source,
+    });
+    columns.collect()
+}
+
 /// Without the optional fields of a table map nothing says that a number is unsigned.
 fn unsaid(value: &Value, kind: ColumnKind) -> Value {
     let Value::UInt(number) = *value else {
@@ -69,12 +84,9 @@ fn come_back(flavor: Flavor, log: &[u8]) -> usize {
             };
             let present = vec![all.clone(); images.len()];
             let named = (&*table.database, &*table.name);
-            let limits = table.columns.iter().map(|column| Limits {
-                unsigned: column.unsigned == Some(true),
-                members: usize::from(u16::MAX),
-            });
-            let of = (&*table, limits.collect());
-            let mut event = RowsEvent::begin(flavor, of, named, operation, present, true);
+            let columns = columns(&table);
+            let mut event =
+                RowsEvent::begin((flavor, 5), named, &columns, operation, present, true);
             event.push(&images).unwrap();
             let Event::Rows {
                 table: back,
@@ -128,20 +140,10 @@ fn many_rows_share_an_event_and_the_next_one_begins_anew() {
         .unwrap();
     let mut decoder = Decoder::new(Flavor::MySql);
     let present = vec![(0..table.columns.len()).collect()];
-    let limits = table.columns.iter().map(|column| Limits {
-        unsigned: column.unsigned == Some(true),
-        members: usize::from(u16::MAX),
-    });
-    let limits = limits.collect();
+    let columns = columns(table);
     let named = ("d`2", "t");
-    let mut event = RowsEvent::begin(
-        Flavor::MySql,
-        (table, limits),
-        named,
-        Operation::Write,
-        present,
-        false,
-    );
+    let (by, of) = ((Flavor::MySql, 5), Operation::Write);
+    let mut event = RowsEvent::begin(by, named, &columns, of, present, false);
     for rows in [3, 1] {
         for _ in 0..rows {
             event.push(&[row]).unwrap();
@@ -163,34 +165,27 @@ fn many_rows_share_an_event_and_the_next_one_begins_anew() {
 
 #[test]
 fn an_image_without_all_columns_says_which_it_has() {
-    let column = |kind| crate::row::SourceColumn {
-        name: None,
-        kind,
-        unsigned: None,
-        collation: None,
-        nullable: true,
-    };
-    let table = SourceTable {
-        database: "d".into(),
-        name: "t".into(),
-        columns: [ColumnKind::Long, ColumnKind::Tiny, ColumnKind::Short]
-            .map(column)
-            .into(),
-        primary_key: None,
-    };
+    let kinds = [ColumnKind::Long, ColumnKind::Tiny, ColumnKind::Short];
+    let columns: Vec<EventColumn> = kinds
+        .into_iter()
+        .enumerate()
+        .map(|(number, kind)| EventColumn {
+            kind,
+            limits: Limits {
+                nullable: true,
+                ..Limits::default()
+            },
+            // The origin has them in another order.
+            source: (number + 1) % 3,
+        })
+        .collect();
     let present = vec![vec![0], vec![1, 2]];
-    let (flavor, named) = (Flavor::MariaDb, ("d", "t"));
-    let mut event = RowsEvent::begin(
-        flavor,
-        (&table, Vec::new()),
-        named,
-        Operation::Update,
-        present,
-        true,
-    );
-    let row: Row = [Value::Int(7), Value::Null, Value::Int(258)].into();
+    let (by, named) = ((Flavor::MariaDb, 1 << 24), ("d", "t"));
+    let mut event = RowsEvent::begin(by, named, &columns, Operation::Update, present, true);
+    let row: Row = [Value::Int(258), Value::Int(7), Value::Null].into();
     event.push(&[&row, &row]).unwrap();
     let bytes = event.take();
+    assert_eq!(bytes[..5], [0, 0, 0, 1, TABLE_MAP]);
     // Count of columns, the two sets of them; then the key, and the NULL of the first of two in front of the other.
     let expected = [3, 0b001, 0b110, 0, 7, 0, 0, 0, 0b01, 2, 1];
     assert!(bytes.ends_with(&expected), "{bytes:?}");
