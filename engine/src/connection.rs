@@ -100,7 +100,7 @@ impl NodeConnection {
 
     /// Runs `number` statements that are sent at once, separated by `;`, in their order, up to the
     /// first that fails. Gives for each that went through how many rows it found, or the one number
-    /// that it gave; and the error of the next one.
+    /// that it gave, or, for a query without rows, the [`column_hash`] of its columns; and the error of the next one.
     pub async fn execute_together(
         &mut self,
         sql: &[u8],
@@ -329,6 +329,16 @@ impl NodeConnection {
     }
 }
 
+/// Stands for the names of columns, in their order.
+pub(crate) fn column_hash<'n>(names: impl Iterator<Item = &'n [u8]>) -> u64 {
+    let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+    for name in names {
+        hasher.update(name);
+        hasher.update(&[0]);
+    }
+    hasher.digest()
+}
+
 /// How many rows each statement found, up to the first that failed, and the error of that one.
 type Together = (Vec<u64>, Option<mysql_async::Error>);
 
@@ -341,11 +351,18 @@ async fn run_together(conn: &mut Conn, sql: &[u8], number: usize) -> mysql_async
     for _ in 0..number {
         let affected = results.affected_rows();
         let is_query = !results.columns_ref().is_empty();
+        let names = column_hash(
+            results
+                .columns_ref()
+                .iter()
+                .map(mysql_async::Column::name_ref),
+        );
         match results.try_collect::<u64>().await {
             Ok(rows) => found.push(match (is_query, rows.into_iter().next()) {
                 (false, _) => affected,
                 (true, Some(Ok(number))) => number,
-                (true, _) => 0,
+                (true, Some(Err(_))) => 0,
+                (true, None) => names,
             }),
             // The driver keeps the error of a statement until the turn of its result.
             Err(error) => return Ok((found, Some(error))),

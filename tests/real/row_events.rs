@@ -472,6 +472,23 @@ async fn columns_may_come_and_go_and_stand_elsewhere(kind: ServerKind) {
         "SET sql_log_bin = 0; ALTER TABLE d.t MODIFY s VARCHAR(20) AFTER thrice",
     )
     .await;
+    // Unseen by the engine, and of the same type, so that the server would take it.
+    for (place, w) in [("FIRST", 21), ("AFTER v", 22), ("AFTER u", 23)] {
+        pair.run(
+            1,
+            &format!("SET sql_log_bin = 0; ALTER TABLE d.t MODIFY w INT {place}"),
+        )
+        .await;
+        pair.run(0, &format!("UPDATE d.t SET w = {w} WHERE id = 2; INSERT INTO d.t (id, v, w) VALUES ({w}, 4, -{w})")).await;
+        pair.wait().await;
+        let rows: Vec<(i32, i32, Option<i32>, Option<i32>)> = pair
+            .query(
+                1,
+                &format!("SELECT id, v, u, w FROM d.t WHERE id IN (2, {w}) ORDER BY id"),
+            )
+            .await;
+        assert_eq!(rows, [(2, 1, Some(2), Some(w)), (w, 5, None, Some(-w))]);
+    }
     for definition in ["ADD COLUMN more INT NOT NULL DEFAULT 3", "DROP COLUMN s"] {
         pair.wait().await;
         pair.stop_engine(0).await;

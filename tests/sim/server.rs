@@ -184,6 +184,7 @@ fn column(name: &str) -> ColumnSchema {
         charset: None,
         collation: None,
         generated: false,
+        invisible: false,
         auto_increment: false,
         ..ColumnSchema::default()
     }

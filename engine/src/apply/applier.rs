@@ -339,6 +339,7 @@ impl Applier {
     }
 
     async fn attempt(&mut self, transactions: &mut [Local], way: Way) -> Result<Attempt> {
+        let mut looked = false;
         loop {
             let result = match way {
                 Way::Merged | Way::OneByOne => match self.preparer.prepare(transactions).await {
@@ -355,7 +356,7 @@ impl Applier {
             let result = self.rolled_back(result).await;
             match result {
                 Ok(Attempt::Stale) => {}
-                Ok(Attempt::Unfit(failure)) if self.goes_another_way(&failure) => {}
+                Ok(Attempt::Unfit(failure)) if self.goes_another_way(&failure, &mut looked) => {}
                 result => return self.placed(result, transactions),
             }
         }
@@ -374,9 +375,11 @@ impl Applier {
     }
 
     /// Whether what did not fit were row events, and SQL may be tried from here on.
-    pub(super) fn goes_another_way(&mut self, failure: &Failure) -> bool {
+    /// `looked`: the tables were looked at once more already.
+    pub(super) fn goes_another_way(&mut self, failure: &Failure, looked: &mut bool) -> bool {
         let (origin, target) = (&self.origin.node, &self.target.node);
         match failure {
+            Failure::Columns { .. } if !std::mem::replace(looked, true) => {}
             Failure::Settings { .. } => {
                 let why = row_events::unsafe_settings(self.target.flavor);
                 tracing::warn!(%origin, %target, "no more row events: {why}");

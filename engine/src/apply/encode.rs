@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use super::column_set::{ColumnSet, alike};
+use super::locking::named;
 use super::mapping::Mapping;
 use super::row_events::{EventWriter, Path, settings_check};
 use super::statement::StatementWriter;
+use crate::connection::column_hash;
 use crate::decode::event::Flavor;
 use crate::error::Result;
 use crate::group::Step;
@@ -36,6 +38,8 @@ pub(super) enum Form {
     Sql,
     /// Asks whether row events may be written with the target's settings; gives 1 where they may.
     SettingsCheck,
+    /// Reads no row; gives the [`column_hash`] of the table's visible columns.
+    ColumnsCheck,
     /// BINLOG. The servers do not say behind it that more results follow, so it ends its packet; and it counts no
     /// rows.
     RowEvents,
@@ -114,21 +118,51 @@ fn sql(statements: &mut Vec<Statement>, step: &Step<'_>, flavor: Flavor) -> Resu
     }
 }
 
+/// What is asked in front of row events of a table.
+pub(super) fn checks(mapping: &Arc<Mapping>, flavor: Flavor) -> [Statement; 2] {
+    [ask_settings(mapping, flavor), ask_columns(mapping)]
+}
+
+fn ask_settings(mapping: &Arc<Mapping>, flavor: Flavor) -> Statement {
+    Statement {
+        sql: settings_check(flavor).into(),
+        mapping: Arc::clone(mapping),
+        action: "insert",
+        expected: 1,
+        form: Form::SettingsCheck,
+    }
+}
+
+/// Row events name columns by their place, which DDL that is not in the log may have changed.
+fn ask_columns(mapping: &Arc<Mapping>) -> Statement {
+    let columns = mapping.target.columns.iter();
+    let visible = columns.filter(|column| !column.invisible);
+    Statement {
+        sql: format!("SELECT * FROM {} LIMIT 0", named(&mapping.target)).into_bytes(),
+        mapping: Arc::clone(mapping),
+        action: "insert",
+        expected: column_hash(visible.map(|column| column.name.as_bytes())),
+        form: Form::ColumnsCheck,
+    }
+}
+
 /// Rows that have to be there are counted in front, since BINLOG does not say what it found. A row that has to be
 /// new and is there already is refused by the server.
 fn row_events(statements: &mut Vec<Statement>, step: &Step<'_>, flavor: Flavor) -> Result<()> {
     let mapping = step.mapping();
+    let target = &mapping.target;
+    let has = |known: &Statement, form| known.form == form;
     if !statements
         .iter()
-        .any(|known| known.form == Form::SettingsCheck)
+        .any(|known| has(known, Form::SettingsCheck))
     {
-        statements.push(Statement {
-            sql: settings_check(flavor).into(),
-            mapping: Arc::clone(mapping),
-            action: "insert",
-            expected: 1,
-            form: Form::SettingsCheck,
-        });
+        statements.push(ask_settings(mapping, flavor));
+    }
+    let looked = |known: &Statement| {
+        has(known, Form::ColumnsCheck) && Arc::ptr_eq(&known.mapping.target, target)
+    };
+    if !statements.iter().any(looked) {
+        statements.push(ask_columns(mapping));
     }
     match step {
         Step::Insert(_, rows) => {
@@ -290,6 +324,7 @@ mod tests {
         let (counted, event) = (Form::Sql, Form::RowEvents);
         let expected = [
             ("insert", Form::SettingsCheck, 1),
+            ("insert", Form::ColumnsCheck, statements[1].expected),
             ("delete", counted, 1),
             ("delete", event, 0),
             ("update", counted, 1),

@@ -39,6 +39,11 @@ pub enum Failure {
         /// The parent's table.
         parent: String,
     },
+    /// The table's columns are not those that it had when it was looked at, and its log does not say so.
+    Columns {
+        /// The table.
+        table: String,
+    },
     /// The target's settings are such that row events could do something else than they say.
     Settings {
         /// The table.
@@ -169,6 +174,11 @@ impl<'s> Packet<'s> {
                 Part::Marker if *found == 1 => {}
                 Part::Marker => return Err(Failure::MarkerMoved),
                 Part::Rows(statement) if *found == statement.expected => {}
+                Part::Rows(statement) if statement.form == Form::ColumnsCheck => {
+                    return Err(Failure::Columns {
+                        table: statement.mapping.target.to_string(),
+                    });
+                }
                 Part::Rows(statement) if statement.form == Form::SettingsCheck => {
                     return Err(Failure::Settings {
                         table: statement.mapping.target.to_string(),

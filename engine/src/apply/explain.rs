@@ -100,6 +100,13 @@ impl Applier {
         match failure {
             Failure::Error(error) => at_position(&self.origin, error, transaction),
             Failure::MarkerMoved => Error::Internal("a moved marker is no row's fault".to_owned()),
+            Failure::Columns { table } => Error::Schema {
+                problem: format!(
+                    "its columns at node {} change while they are looked at; start the engine again",
+                    self.target.node
+                ),
+                table,
+            },
             Failure::Settings { table } => Error::Internal(format!(
                 "rows of {table} were not tried another way than as row events"
             )),

@@ -91,12 +91,13 @@ impl Applier {
     }
 
     async fn attempt_huge(&mut self, huge: &Huge, way: Way) -> Result<Attempt> {
+        let mut looked = false;
         loop {
             let result = self.try_huge(huge, way).await;
             let result = self.rolled_back(result).await;
             match result {
                 Ok(Attempt::Stale) => {}
-                Ok(Attempt::Unfit(failure)) if self.goes_another_way(&failure) => {}
+                Ok(Attempt::Unfit(failure)) if self.goes_another_way(&failure, &mut looked) => {}
                 result => return self.placed(result, std::slice::from_ref(huge.head())),
             }
         }

@@ -571,6 +571,7 @@ mod tests {
             charset: charset.map(str::to_owned),
             collation: None,
             generated: false,
+            invisible: false,
             auto_increment: false,
             ..ColumnSchema::default()
         }

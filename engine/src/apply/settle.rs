@@ -5,12 +5,13 @@ use std::sync::Arc;
 use super::applier::{Applier, Attempt};
 use super::careful::{Settled, Weighed};
 use super::column_set::ColumnSet;
-use super::execute::{Failure, one};
+use super::encode::checks;
+use super::execute::{Failure, execute, one};
 use super::explain::UNSETTLED;
 use super::image;
 use super::locking::{Locking, Named};
 use super::mapping::Mapping;
-use super::row_events::{self, EventWriter, Path};
+use super::row_events::{EventWriter, Path};
 use super::statement::StatementWriter;
 use super::stored_key;
 use crate::config::DriftPolicy;
@@ -280,11 +281,12 @@ impl Applier {
         let removes = resolution.row == RowAction::Remove && present;
         let writes = removes || resolution.row == RowAction::Put || !resolution.displace.is_empty();
         if writes && mapping.path == Path::RowEvents {
-            let asked = row_events::settings_check(self.target.flavor).as_bytes();
-            let context = "asking for settings that change row events";
-            if self.connection.count(asked, context).await? != 1 {
-                let table = mapping.target.to_string();
-                return Ok(Some(Attempt::Unfit(Failure::Settings { table })));
+            let asked = checks(mapping, self.target.flavor);
+            let mode = &mut self.foreign_key_checks;
+            match execute(&mut self.connection, None, &asked, mode).await {
+                Ok(()) => {}
+                Err(Failure::Error(error)) => return Err(error),
+                Err(failure) => return Ok(Some(Attempt::Unfit(failure))),
             }
         }
         // One after the other: two unique values may be held by one row.

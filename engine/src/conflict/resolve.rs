@@ -365,6 +365,7 @@ mod tests {
             charset: None,
             collation: None,
             generated: false,
+            invisible: false,
             auto_increment: false,
             ..ColumnSchema::default()
         }

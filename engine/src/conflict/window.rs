@@ -442,6 +442,7 @@ mod tests {
                 charset: None,
                 collation: None,
                 generated: false,
+                invisible: false,
                 auto_increment: false,
                 ..crate::schema::ColumnSchema::default()
             }],

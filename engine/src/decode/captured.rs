@@ -254,6 +254,7 @@ fn write_all(table: &SourceTable, row: &[Value], flavor: Flavor) {
             charset: (data_type == "varchar").then(|| "utf8mb4".to_owned()),
             collation: None,
             generated: false,
+            invisible: false,
             auto_increment: false,
             ..ColumnSchema::default()
         };

@@ -81,6 +81,7 @@ fn mapping(kind: Kind, mode: ForeignKeyMode, on_delete: &str) -> Arc<Mapping> {
                 charset: None,
                 collation: None,
                 generated: false,
+                invisible: false,
                 auto_increment: false,
                 ..ColumnSchema::default()
             })

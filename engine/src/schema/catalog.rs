@@ -336,6 +336,7 @@ fn column(row: mysql_async::Row) -> Option<ColumnSchema> {
         generated: extra.contains("virtual generated")
             || extra.contains("stored generated")
             || extra.contains("persistent generated"),
+        invisible: extra.contains("invisible"),
         auto_increment: extra.contains("auto_increment"),
         on_update: extra.contains("on update"),
         unchanged: Unchanged::default(),

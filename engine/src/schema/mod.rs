@@ -181,6 +181,8 @@ pub struct ColumnSchema {
     pub collation: Option<String>,
     /// Whether the server computes it.
     pub generated: bool,
+    /// Whether `SELECT *` leaves it out.
+    pub invisible: bool,
     /// Whether it is AUTO_INCREMENT.
     pub auto_increment: bool,
     /// Whether the server sets it by itself where an update does not (`ON UPDATE CURRENT_TIMESTAMP`).
