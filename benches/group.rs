@@ -155,7 +155,6 @@ fn target(unique: bool) -> TableSchema {
         charset: (data_type == "varchar").then(|| "utf8mb4".into()),
         collation: (data_type == "varchar").then(|| "utf8mb4_bin".into()),
         generated: false,
-        invisible: false,
         auto_increment: name == "id",
         ..ColumnSchema::default()
     });

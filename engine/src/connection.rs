@@ -350,19 +350,15 @@ async fn run_together(conn: &mut Conn, sql: &[u8], number: usize) -> mysql_async
     };
     for _ in 0..number {
         let affected = results.affected_rows();
-        let is_query = !results.columns_ref().is_empty();
-        let names = column_hash(
-            results
-                .columns_ref()
-                .iter()
-                .map(mysql_async::Column::name_ref),
-        );
+        let columns = results.columns().filter(|columns| !columns.is_empty());
         match results.try_collect::<u64>().await {
-            Ok(rows) => found.push(match (is_query, rows.into_iter().next()) {
-                (false, _) => affected,
-                (true, Some(Ok(number))) => number,
-                (true, Some(Err(_))) => 0,
-                (true, None) => names,
+            Ok(rows) => found.push(match (columns, rows.into_iter().next()) {
+                (None, _) => affected,
+                (Some(_), Some(Ok(number))) => number,
+                (Some(_), Some(Err(_))) => 0,
+                (Some(columns), None) => {
+                    column_hash(columns.iter().map(mysql_async::Column::name_ref))
+                }
             }),
             // The driver keeps the error of a statement until the turn of its result.
             Err(error) => return Ok((found, Some(error))),

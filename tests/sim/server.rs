@@ -184,7 +184,6 @@ fn column(name: &str) -> ColumnSchema {
         charset: None,
         collation: None,
         generated: false,
-        invisible: false,
         auto_increment: false,
         ..ColumnSchema::default()
     }

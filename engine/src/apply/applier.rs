@@ -95,7 +95,10 @@ impl Applier {
         marker: Marker,
     ) -> Result<Self> {
         let (policy, ability) = (config.replication.row_events, Ability::default());
-        session::set_up(&mut connection, [&target, &origin], policy, &ability).await?;
+        let nodes = [&target, &origin];
+        if let Some(hindrance) = session::set_up(&mut connection, nodes, policy).await? {
+            ability.lose(hindrance);
+        }
         let places = [&origin, &target].map(|of| place(&config, &of.node));
         let preparer = Preparer::new(
             Arc::clone(&config),
@@ -383,11 +386,11 @@ impl Applier {
             Failure::Settings { .. } => {
                 let why = row_events::unsafe_settings(self.target.flavor);
                 tracing::warn!(%origin, %target, "no more row events: {why}");
-                self.preparer.lose_row_events(why);
+                self.preparer.ability.lose(why);
             }
             Failure::Refused {
                 table, code: 1105, ..
-            } if self.preparer.refused(table) => {
+            } if self.preparer.ability.refuse(table) => {
                 tracing::warn!(
                     %origin,
                     %target,

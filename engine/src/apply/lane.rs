@@ -27,7 +27,6 @@ use super::execute::{Failure, Head, execute};
 use super::foreign_key;
 use super::guard::{Passage, guard};
 use super::prepare::{Prepared, meeting};
-use super::row_events::Ability;
 use super::session;
 use crate::config::{NodeConfig, RowEventPolicy};
 use crate::conflict::window::Window;
@@ -129,8 +128,7 @@ impl Lane {
         let mut connection = NodeConnection::open(&around.node).await?;
         take_apply_lock(&mut connection, origin, number).await?;
         let nodes = [&around.target, &around.origin];
-        let ability = Ability::default();
-        session::set_up(&mut connection, nodes, around.row_events, &ability).await?;
+        session::set_up(&mut connection, nodes, around.row_events).await?;
         let sign = format!(
             "INSERT INTO {}.{LANE} (origin, lane, turns) VALUES ({}, {number}, 1) ON DUPLICATE KEY UPDATE \
              turns = turns + 1",

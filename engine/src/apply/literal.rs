@@ -403,6 +403,33 @@ fn is_plain(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
+/// The name that a character set goes by today.
+fn of_today(charset: &str) -> &str {
+    if charset == "utf8" {
+        "utf8mb3"
+    } else {
+        charset
+    }
+}
+
+/// That the log says another character set of a column than this one, which it has at the target.
+pub(super) fn other_charset(
+    source: &SourceColumn,
+    target: &ColumnSchema,
+    charset: &str,
+    flavor: Flavor,
+) -> Option<String> {
+    let at_source = charset_of_collation(flavor, source.collation?)?;
+    let charset = of_today(charset);
+    (at_source != charset).then(|| {
+        format!(
+            "column {}: its character set is {at_source} at the source but {charset} at the \
+             target: make them the same with ALTER TABLE",
+            target.name
+        )
+    })
+}
+
 fn write_characters(
     out: &mut Vec<u8>,
     bytes: &[u8],
@@ -411,21 +438,10 @@ fn write_characters(
     target: &ColumnSchema,
     flavor: Flavor,
 ) -> Result<(), String> {
-    let charset = if charset == "utf8" {
-        "utf8mb3"
-    } else {
-        charset
-    };
-    if let Some(collation) = source.collation
-        && let Some(at_source) = charset_of_collation(flavor, collation)
-        && at_source != charset
-    {
-        return Err(format!(
-            "column {}: its character set is {at_source} at the source but {charset} at the \
-             target: make them the same with ALTER TABLE",
-            target.name
-        ));
+    if let Some(problem) = other_charset(source, target, charset, flavor) {
+        return Err(problem);
     }
+    let charset = of_today(charset);
     if is_plain(bytes) && is_ascii_compatible(charset) {
         write_quoted(out, bytes);
         return Ok(());
@@ -571,7 +587,6 @@ mod tests {
             charset: charset.map(str::to_owned),
             collation: None,
             generated: false,
-            invisible: false,
             auto_increment: false,
             ..ColumnSchema::default()
         }

@@ -294,6 +294,18 @@ impl Mapping {
         self.image_of.get(target_column).copied().flatten()
     }
 
+    /// That a value of the origin cannot be written into a target column.
+    pub(super) fn refuses(&self, target_column: usize, problem: String) -> Error {
+        let column = self.target.columns.get(target_column);
+        let (name, kind) = column.map_or(("?", "?"), |column| (&column.name, &column.column_type));
+        Error::Unsupported {
+            node: "origin".to_owned(),
+            position: String::new(),
+            what: format!("column {name} ({kind}) of table {}", self.source),
+            problem,
+        }
+    }
+
     /// Whether both images name the same row.
     #[must_use]
     pub fn same_row(&self, before: &Row, after: &Row) -> bool {

@@ -38,7 +38,7 @@ pub struct Preparer {
     pub(super) catalog: Arc<SchemaCatalog>,
     pub(super) progress: Arc<LinkProgress>,
     /// Whether the target takes row events.
-    ability: Ability,
+    pub(super) ability: Ability,
     mappings: HashMap<(usize, ForeignKeyMode), KnownMapping>,
     generation: u64,
 }
@@ -207,16 +207,6 @@ impl Preparer {
             free,
             questions: foreign_key::questions(transactions, mappings, flavor)?,
         })
-    }
-
-    /// From here on, and for all of the link: no row events, for this reason.
-    pub(super) fn lose_row_events(&self, why: &'static str) {
-        self.ability.lose(why);
-    }
-
-    /// The target has refused a row event of this table; whether that is new.
-    pub(super) fn refused(&self, table: &str) -> bool {
-        self.ability.refuse(table)
     }
 
     /// Forgets what is known of the target's tables.

@@ -13,7 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::column_set::ColumnSet;
-use super::literal::charset_of_collation;
+use super::literal::other_charset;
 use super::mapping::Mapping;
 use super::stored_key;
 use crate::config::RowEventPolicy;
@@ -256,19 +256,8 @@ fn difference(mapping: &Mapping, flavor: Flavor) -> Option<String> {
                 column.name, column.column_type
             ));
         }
-        let at_source = charset_of_collation(flavor, source.collation?)?;
-        let at_target = match column.charset.as_deref() {
-            None => "binary",
-            Some("utf8") => "utf8mb3",
-            Some(charset) => charset,
-        };
-        (at_source != at_target).then(|| {
-            format!(
-                "column {}: its character set is {at_source} at the origin and {at_target} at the target; make them the \
-                 same with ALTER TABLE",
-                column.name
-            )
-        })
+        let charset = column.charset.as_deref().unwrap_or("binary");
+        other_charset(source, column, charset, flavor)
     })
 }
 
@@ -379,18 +368,8 @@ impl<'m> EventWriter<'m> {
     /// [`Error::Unsupported`] naming the column whose value has no bytes of its type.
     pub(super) fn push(&mut self, images: &[&Row]) -> Result<()> {
         self.rows += 1;
-        self.event.push(images).map_err(|(index, problem)| {
-            let mut columns = self.mapping.target.columns.iter();
-            let (name, kind) = columns
-                .nth(index)
-                .map_or(("?", "?"), |column| (&column.name, &column.column_type));
-            Error::Unsupported {
-                node: "origin".to_owned(),
-                position: String::new(),
-                what: format!("column {name} ({kind}) of table {}", self.mapping.source),
-                problem,
-            }
-        })
+        let pushed = self.event.push(images);
+        pushed.map_err(|(index, problem)| self.mapping.refuses(index, problem))
     }
 
     /// Rows that it has, and their bytes.

@@ -4,7 +4,7 @@
 //! Both servers take numbers for `sql_mode`, collations and `lc_time_names`, and both nodes of a link
 //! have one flavor, so what the log says as a number is set as that number.
 
-use super::row_events::{self, Ability};
+use super::row_events;
 use crate::config::RowEventPolicy;
 use crate::connection::{Identity, NodeConnection};
 use crate::decode::ddl::{self, DdlKind, Statement};
@@ -105,7 +105,8 @@ pub fn apply_session(flavor: Flavor, origin_server_id: u32) -> Vec<String> {
     statements
 }
 
-/// Sets up a connection to `target` for applying what `origin` wrote. Where it cannot write row events, `ability` is lost.
+/// Sets up a connection to `target` for applying what `origin` wrote. Gives why it cannot write row events, if they
+/// are wanted and it cannot.
 ///
 /// # Errors
 /// The connection's; the server's where the account may not.
@@ -113,21 +114,21 @@ pub(super) async fn set_up(
     connection: &mut NodeConnection,
     [target, origin]: [&Identity; 2],
     policy: RowEventPolicy,
-    ability: &Ability,
-) -> Result<()> {
+) -> Result<Option<&'static str>> {
     connection.learn_packet_limit().await?;
-    if policy != RowEventPolicy::Never
-        && let Some(hindrance) = row_events::begin(connection, target.flavor).await?
-    {
+    let hindrance = match policy {
+        RowEventPolicy::Never => None,
+        _ => row_events::begin(connection, target.flavor).await?,
+    };
+    if let Some(hindrance) = hindrance {
         tracing::info!(origin = %origin.node, target = %target.node, "no row events: {hindrance}");
-        ability.lose(hindrance);
     }
     for statement in apply_session(target.flavor, origin.server_id) {
         connection
             .execute(&statement, "setting up the apply session")
             .await?;
     }
-    Ok(())
+    Ok(hindrance)
 }
 
 /// Statements that give a connection, set up by [`apply_session`], the settings that `statement`

@@ -5,7 +5,7 @@ use super::literal::write_literal;
 use super::mapping::Mapping;
 use crate::connection::quote_identifier;
 use crate::decode::event::Flavor;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::row::Row;
 use crate::schema::Unchanged;
 
@@ -43,7 +43,7 @@ impl<'m> StatementWriter<'m> {
     /// Appends `(..)`, with a comma in front unless it is the first.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] naming the column that has no faithful literal.
+    /// [`crate::Error::Unsupported`] naming the column that has no faithful literal.
     pub fn push_row(&self, out: &mut Vec<u8>, row: &Row, first: bool) -> Result<()> {
         let written = self.mapping.written.iter();
         let values = written.map(|(source, target)| Filled::Value(*source, *target));
@@ -128,7 +128,7 @@ impl<'m> StatementWriter<'m> {
     /// Appends the row key of a row to a DELETE.
     ///
     /// # Errors
-    /// [`Error::Unsupported`].
+    /// [`crate::Error::Unsupported`].
     pub fn push_key(&self, out: &mut Vec<u8>, row: &Row, first: bool) -> Result<()> {
         if let [(source, target)] = self.mapping.row_key[..] {
             if !first {
@@ -172,7 +172,7 @@ impl<'m> StatementWriter<'m> {
     /// own `ON UPDATE` rules would set.
     ///
     /// # Errors
-    /// [`Error::Unsupported`].
+    /// [`crate::Error::Unsupported`].
     pub fn update(&self, before: &Row, after: &Row, set: ColumnSet) -> Result<Vec<u8>> {
         // There has to be something to set.
         let set = if set.is_empty() { ColumnSet::ALL } else { set };
@@ -212,7 +212,7 @@ impl<'m> StatementWriter<'m> {
     /// Appends a literal of the image's column `source`, as the target's column `target` takes it.
     ///
     /// # Errors
-    /// [`Error::Unsupported`].
+    /// [`crate::Error::Unsupported`].
     pub fn push_literal(
         &self,
         out: &mut Vec<u8>,
@@ -225,15 +225,7 @@ impl<'m> StatementWriter<'m> {
             (Some(value), Some(source)) => write_literal(out, value, source, column, self.flavor),
             _ => Err("the row image is shorter than its table map".to_owned()),
         };
-        written.map_err(|problem| Error::Unsupported {
-            node: "origin".to_owned(),
-            position: String::new(),
-            what: format!(
-                "column {} ({}) of table {}",
-                column.name, column.column_type, self.mapping.source
-            ),
-            problem,
-        })
+        written.map_err(|problem| self.mapping.refuses(target, problem))
     }
 
     fn table(&self) -> String {
@@ -270,7 +262,7 @@ impl Upsert<'_> {
     /// Appends `(..)`, with a comma in front unless it is the first.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] naming the column that has no faithful literal.
+    /// [`crate::Error::Unsupported`] naming the column that has no faithful literal.
     pub fn push_row(&self, out: &mut Vec<u8>, row: &Row, first: bool) -> Result<()> {
         let columns = self.columns.iter().copied();
         self.writer.push_filled(out, row, first, columns)

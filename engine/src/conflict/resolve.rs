@@ -365,7 +365,6 @@ mod tests {
             charset: None,
             collation: None,
             generated: false,
-            invisible: false,
             auto_increment: false,
             ..ColumnSchema::default()
         }

@@ -442,7 +442,6 @@ mod tests {
                 charset: None,
                 collation: None,
                 generated: false,
-                invisible: false,
                 auto_increment: false,
                 ..crate::schema::ColumnSchema::default()
             }],

@@ -254,7 +254,6 @@ fn write_all(table: &SourceTable, row: &[Value], flavor: Flavor) {
             charset: (data_type == "varchar").then(|| "utf8mb4".to_owned()),
             collation: None,
             generated: false,
-            invisible: false,
             auto_increment: false,
             ..ColumnSchema::default()
         };

@@ -17,7 +17,7 @@ mod rows;
 mod statement;
 mod table_map;
 mod unpack;
-mod value;
+pub(crate) mod value;
 
 use std::collections::HashMap;
 use std::sync::Arc;

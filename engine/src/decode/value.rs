@@ -141,6 +141,16 @@ pub(super) fn datetime(packed: u64, micros: u32) -> Value {
     }
 }
 
+/// Microseconds of one unit of a fraction with so many digits: it is kept in whole bytes.
+pub(crate) fn fraction_unit(fsp: u8) -> u32 {
+    match fsp {
+        0 => 1_000_000,
+        1 | 2 => 10_000,
+        3 | 4 => 100,
+        _ => 1,
+    }
+}
+
 /// The packed number is stored with an offset so that its bytes compare; a negative value counts
 /// down, its fraction included.
 fn time(reader: &mut Reader<'_>, fsp: u8) -> Result<Value> {
@@ -149,13 +159,7 @@ fn time(reader: &mut Reader<'_>, fsp: u8) -> Result<Value> {
     let offset = 0x80_0000_i64 << fraction_bits;
     let packed = reader.uint_be(bytes)? as i64 - offset;
     let magnitude = packed.unsigned_abs();
-    let unit = match fsp {
-        0 => 0,
-        1 | 2 => 10_000,
-        3 | 4 => 100,
-        _ => 1,
-    };
-    let micros = (magnitude & ((1 << fraction_bits) - 1)) as u32 * unit;
+    let micros = (magnitude & ((1 << fraction_bits) - 1)) as u32 * fraction_unit(fsp);
     if micros > 999_999 {
         return malformed(format!("a fraction of {micros} microseconds"));
     }
@@ -170,7 +174,7 @@ fn time(reader: &mut Reader<'_>, fsp: u8) -> Result<Value> {
 }
 
 /// Bytes that hold 0..=9 decimal digits.
-const DIGIT_BYTES: [usize; 10] = [0, 1, 1, 2, 2, 3, 3, 4, 4, 4];
+pub(crate) const DIGIT_BYTES: [usize; 10] = [0, 1, 1, 2, 2, 3, 3, 4, 4, 4];
 
 /// MySQL's packed decimal: groups of nine digits in four bytes, the sign in the highest bit.
 pub(super) fn decimal(reader: &mut Reader<'_>, precision: u8, scale: u8) -> Result<Box<str>> {

@@ -81,7 +81,6 @@ fn mapping(kind: Kind, mode: ForeignKeyMode, on_delete: &str) -> Arc<Mapping> {
                 charset: None,
                 collation: None,
                 generated: false,
-                invisible: false,
                 auto_increment: false,
                 ..ColumnSchema::default()
             })

@@ -1,5 +1,7 @@
 //! The events themselves.
 
+use mysql_common::io::BufMutExt;
+
 use super::value::{self, Limits};
 use crate::decode::event::Flavor;
 use crate::row::{ColumnKind, Row, Value};
@@ -147,7 +149,7 @@ impl<'t> RowsEvent<'t> {
             // Extra data: none but its length.
             body.extend_from_slice(&2_u16.to_le_bytes());
         }
-        push_length(&mut body, count);
+        body.put_lenenc_int(count as u64);
         for columns in &present {
             body.extend_from_slice(&bits(count, columns.iter().copied()));
         }
@@ -222,12 +224,12 @@ fn table_map(flavor: Flavor, (database, name): (&str, &str), columns: &[EventCol
         body.extend_from_slice(name.as_bytes());
         body.push(0);
     }
-    push_length(&mut body, columns.len());
+    body.put_lenenc_int(columns.len() as u64);
     let mut metadata = Vec::new();
     for column in columns {
         body.push(push_type(column.kind, &mut metadata));
     }
-    push_length(&mut body, metadata.len());
+    body.put_lenenc_int(metadata.len() as u64);
     body.extend_from_slice(&metadata);
     let nullable = columns.iter().enumerate();
     let nullable = nullable.filter(|(_, column)| column.limits.nullable);
@@ -235,13 +237,13 @@ fn table_map(flavor: Flavor, (database, name): (&str, &str), columns: &[EventCol
     let mut vectors = Vec::new();
     for column in columns {
         if let ColumnKind::Vector { dimensions, .. } = column.kind {
-            push_length(&mut vectors, dimensions as usize);
+            vectors.put_lenenc_int(u64::from(dimensions));
         }
     }
     // Of what may be said besides, this alone is minded by those who write the rows.
     if !vectors.is_empty() {
         body.push(VECTOR_DIMENSIONS);
-        push_length(&mut body, vectors.len());
+        body.put_lenenc_int(vectors.len() as u64);
         body.extend_from_slice(&vectors);
     }
     body
@@ -319,22 +321,6 @@ fn push_type(kind: ColumnKind, metadata: &mut Vec<u8>) -> u8 {
         ColumnKind::Geometry { length_bytes } => {
             metadata.push(length_bytes);
             255
-        }
-    }
-}
-
-/// The servers' packed length.
-fn push_length(out: &mut Vec<u8>, length: usize) {
-    match u16::try_from(length) {
-        Ok(short @ 0..=250) => out.push(short as u8),
-        Ok(short) => {
-            out.push(252);
-            out.extend_from_slice(&short.to_le_bytes());
-        }
-        // No table has so many columns.
-        Err(_) => {
-            out.push(253);
-            out.extend_from_slice(&(length as u64).to_le_bytes()[..3]);
         }
     }
 }

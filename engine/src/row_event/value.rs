@@ -1,6 +1,7 @@
 //! One [`Value`] to the bytes that it has in a row image; the reverse of [`crate::decode`].
 
 use super::json;
+use crate::decode::value::{DIGIT_BYTES, fraction_unit};
 use crate::row::{ColumnKind, Value};
 
 /// What the target's column takes of what its type could hold. The server does not look: it takes the bytes.
@@ -164,19 +165,9 @@ fn prefixed(out: &mut Vec<u8>, bytes: &[u8], length_bytes: u8) -> Result<(), Str
     Ok(())
 }
 
-/// Microseconds of one unit of a fraction with so many digits: it is kept in whole bytes.
-fn unit(fsp: u8) -> u32 {
-    match fsp {
-        0 => 1_000_000,
-        1 | 2 => 10_000,
-        3 | 4 => 100,
-        _ => 1,
-    }
-}
-
 fn fraction(out: &mut Vec<u8>, micros: u32, fsp: u8) {
     let bytes = usize::from(fsp).div_ceil(2);
-    big_endian(out, u64::from(micros / unit(fsp)), bytes);
+    big_endian(out, u64::from(micros / fraction_unit(fsp)), bytes);
 }
 
 /// 17 bits of year and month (year * 13 + month), 5 of the day, 5, 6 and 6 of the time; the highest bit says
@@ -215,14 +206,11 @@ fn time(out: &mut Vec<u8>, value: &Value, fsp: u8) {
     let bytes = 3 + usize::from(fsp).div_ceil(2);
     let fraction_bits = (bytes - 3) * 8;
     let whole = i64::from(hours) << 12 | i64::from(minutes) << 6 | i64::from(seconds);
-    let magnitude = whole << fraction_bits | i64::from(micros / unit(fsp));
+    let magnitude = whole << fraction_bits | i64::from(micros / fraction_unit(fsp));
     let packed = if negative { -magnitude } else { magnitude };
     let offset = 0x80_0000_i64 << fraction_bits;
     big_endian(out, (packed + offset).cast_unsigned(), bytes);
 }
-
-/// Bytes that hold 0..=9 decimal digits.
-const DIGIT_BYTES: [usize; 10] = [0, 1, 1, 2, 2, 3, 3, 4, 4, 4];
 
 /// Groups of nine digits in four bytes from the point on, both ways; all bits turned below zero, and the
 /// highest one turned once more.

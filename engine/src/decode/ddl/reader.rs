@@ -243,10 +243,8 @@ impl Reader<'_> {
             "TRIGGER" => {
                 self.skip_if_exists();
                 // The table of a trigger is in the trigger's database.
-                match refused("CREATE TRIGGER", WHY_TRIGGER, &[self.name()?]) {
-                    Statement::Refused(refusal) => Statement::Trigger(refusal),
-                    other => other,
-                }
+                let names = [self.name()?];
+                Statement::Trigger(refusal("CREATE TRIGGER", WHY_TRIGGER, &names))
             }
             other => elsewhere(other)?,
         };
@@ -598,9 +596,13 @@ fn databases_of(names: &[Name]) -> Vec<String> {
 }
 
 fn refused(kind: &'static str, why: &'static str, names: &[Name]) -> Statement {
+    Statement::Refused(refusal(kind, why, names))
+}
+
+fn refusal(kind: &'static str, why: &'static str, names: &[Name]) -> Refusal {
     // A database whose name cannot be read might be a replicated one.
     let readable = names.iter().all(|name| name.utf8);
-    Statement::Refused(Refusal {
+    Refusal {
         kind,
         why,
         databases: if readable {
@@ -608,7 +610,7 @@ fn refused(kind: &'static str, why: &'static str, names: &[Name]) -> Statement {
         } else {
             Vec::new()
         },
-    })
+    }
 }
 
 fn ddl(kind: DdlKind, names: Vec<Name>) -> Statement {
