@@ -136,7 +136,7 @@ mod tests {
     use crate::position::LogName;
 
     fn own(epoch: u64, folder: &std::path::Path) -> OwnLog {
-        let (store, _) = Store::open(folder).unwrap();
+        let (store, _) = Store::open_again(folder);
         let of = Identity {
             node: "a".into(),
             flavor: Flavor::MariaDb,

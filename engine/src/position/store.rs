@@ -159,6 +159,21 @@ impl Store {
         })
     }
 
+    /// As [`Store::open`], where a test has just let go of the store: sled keeps its lock until the
+    /// last of its own threads has written, a moment after the drop.
+    #[cfg(test)]
+    pub(crate) fn open_again(folder: &Path) -> (Self, Opened) {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        loop {
+            match Self::open(folder) {
+                Err(Error::Fenced(_)) if std::time::Instant::now() < deadline => {
+                    std::thread::yield_now();
+                }
+                opened => return opened.unwrap(),
+            }
+        }
+    }
+
     /// What is kept for the link from `origin`; `None` when nothing is, or nothing readable.
     ///
     /// # Errors
@@ -279,7 +294,7 @@ mod tests {
         store.flush().unwrap();
         assert!(matches!(Store::open(folder.path()), Err(Error::Fenced(_))));
         drop(store);
-        let (store, _) = Store::open(folder.path()).unwrap();
+        let (store, _) = Store::open_again(folder.path());
         assert_eq!(store.link("a").unwrap(), Some(record(100)));
     }
 
@@ -292,7 +307,7 @@ mod tests {
         drop(store);
         let conf = folder.path().join("positions/conf");
         std::fs::write(&conf, b"nonsense that is no sled configuration").unwrap();
-        let (store, opened) = Store::open(folder.path()).unwrap();
+        let (store, opened) = Store::open_again(folder.path());
         assert!(matches!(opened, Opened::MovedAside(..)), "{opened:?}");
         assert_eq!(store.link("a").unwrap(), None);
     }
@@ -307,7 +322,7 @@ mod tests {
             store.db.insert(FORMAT_KEY, version).unwrap();
             store.flush().unwrap();
             drop(store);
-            let (store, opened) = Store::open(folder.path()).unwrap();
+            let (store, opened) = Store::open_again(folder.path());
             let Opened::MovedAside(aside, why) = opened else {
                 panic!("{version}: {opened:?}");
             };
