@@ -244,7 +244,8 @@ impl Error {
     }
 }
 
-const ER_NET_PACKET_TOO_LARGE: u16 = 1153;
+/// The server's error number of a packet larger than it takes.
+pub const ER_NET_PACKET_TOO_LARGE: u16 = 1153;
 
 /// Refused for want of a privilege: on a database, at the login, on a table, a column, a global one,
 /// on a routine, by the account's authentication plugin.
@@ -264,7 +265,9 @@ pub fn plainly(error: &mysql_async::Error) -> String {
     innermost.to_string()
 }
 
-fn is_packet_too_large(error: &mysql_async::Error) -> bool {
+/// Whether what was to be sent is larger than the server takes.
+#[must_use]
+pub fn is_packet_too_large(error: &mysql_async::Error) -> bool {
     match error {
         mysql_async::Error::Server(server) => server.code == ER_NET_PACKET_TOO_LARGE,
         mysql_async::Error::Driver(mysql_async::DriverError::PacketTooLarge) => true,

@@ -30,6 +30,7 @@ on_both!(
     tables_that_are_not_alike_are_refused,
     columns_may_come_and_go_and_stand_elsewhere,
     wide_tables_that_are_not_alike_go_by_sql,
+    rows_that_fit_only_as_sql_go_by_sql,
     rows_are_logged_with_the_time_of_day,
     a_delete_that_would_fire_triggers_of_children_is_not_guessed,
     truncating_a_table_with_triggers,
@@ -532,6 +533,49 @@ async fn wide_tables_that_are_not_alike_go_by_sql(kind: ServerKind) {
     pair.wait().await;
     let rows: Vec<(i32, String, String)> = pair.query(1, "SELECT id, c7, c8 FROM d.wide").await;
     assert_eq!(rows, [(1, "y".to_owned(), "z".to_owned())]);
+}
+
+/// A row event is written in base64, a third longer than it is.
+async fn rows_that_fit_only_as_sql_go_by_sql(kind: ServerKind) {
+    let columns: Vec<String> = (0..30)
+        .map(|number| format!("c{number} INT NOT NULL"))
+        .collect();
+    let values = vec!["7"; 30].join(", ");
+    let schema = format!(
+        "CREATE DATABASE d; CREATE TABLE d.wide (id INT PRIMARY KEY, {}, s LONGTEXT); \
+         INSERT INTO d.wide VALUES (1, {values}, 'a'), (2, {values}, 'b')",
+        columns.join(", ")
+    );
+    let mut options = PairOptions::new(kind);
+    options.extra_args = vec!["--max-allowed-packet=4M".to_owned()];
+    let mut pair = Pair::start(&options, &schema).await;
+    pair.wait().await;
+    let before = statements(&pair, 1).await;
+    pair.run(0, "UPDATE d.wide SET c5 = 1 WHERE id = 1").await;
+    pair.wait().await;
+    assert_eq!(statements(&pair, 1).await, before + 1);
+    pair.run(
+        0,
+        "UPDATE d.wide SET s = REPEAT('x', 3400000), c6 = 2 WHERE id = 1",
+    )
+    .await;
+    pair.wait().await;
+    pair.assert_equal().await;
+    // A conflict is settled so as well, by an engine that has not met it.
+    pair.stop_engine(0).await;
+    pair.stop_engine(1).await;
+    pair.run(0, "UPDATE d.wide SET c7 = 3 WHERE id = 2").await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    pair.run(1, "UPDATE d.wide SET s = REPEAT('y', 3400000) WHERE id = 2")
+        .await;
+    pair.start_engine(0).await;
+    pair.start_engine(1).await;
+    pair.wait().await;
+    pair.assert_equal().await;
+    let sizes: Vec<u32> = pair
+        .query(0, "SELECT LENGTH(s) FROM d.wide ORDER BY id")
+        .await;
+    assert_eq!(sizes, [3_400_000, 3_400_000]);
 }
 
 /// What refers to a parent that goes is removed by SQL, which would fire.

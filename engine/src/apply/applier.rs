@@ -22,7 +22,7 @@ use crate::conflict::detect::Meeting;
 use crate::conflict::journal;
 use crate::conflict::window::Window;
 use crate::connection::{Identity, NodeConnection};
-use crate::error::{Disposition, Error, Result};
+use crate::error::{Disposition, ER_NET_PACKET_TOO_LARGE, Error, Result};
 use crate::failpoint::{self, Failpoint};
 use crate::group::{Batch, KeySet};
 use crate::link::read_marker;
@@ -389,13 +389,15 @@ impl Applier {
                 self.preparer.ability.lose(why);
             }
             Failure::Refused {
-                table, code: 1105, ..
+                table,
+                code: 1105 | ER_NET_PACKET_TOO_LARGE,
+                message,
             } if self.preparer.ability.refuse(table) => {
                 tracing::warn!(
                     %origin,
                     %target,
                     table,
-                    "the target does not take row events of this table, whose columns are not those of the origin's: trying SQL"
+                    "the target does not take row events of this table: trying SQL: {message}"
                 );
             }
             _ => return false,

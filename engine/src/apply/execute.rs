@@ -4,7 +4,7 @@ use super::encode::{Form, Statement};
 use super::mapping::Mapping;
 use super::row_events::Path;
 use crate::connection::NodeConnection;
-use crate::error::{Error, Result};
+use crate::error::{ER_NET_PACKET_TOO_LARGE, Error, Result, is_packet_too_large};
 use crate::transaction::ForeignKeyMode;
 
 /// Bytes of statements that are sent together, if there is more than one: a round trip for each
@@ -280,6 +280,13 @@ fn classify(node: &str, mapping: &Mapping, action: &str, error: mysql_async::Err
             table: mapping.target.to_string(),
             code: server.code,
             message: without_values(server.code, &server.message),
+        };
+    }
+    if mapping.path == Path::RowEvents && !mapping.target.triggers && is_packet_too_large(&error) {
+        return Failure::Refused {
+            table: mapping.target.to_string(),
+            code: ER_NET_PACKET_TOO_LARGE,
+            message: "a row is larger than max_allowed_packet takes as a row event".to_owned(),
         };
     }
     match error {
