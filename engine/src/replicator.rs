@@ -5,7 +5,6 @@
 //! [`crate::position`]. One engine has one tailer of its own node's log and one link for each other
 //! node.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -64,7 +63,7 @@ impl Engine {
     pub async fn start(config: Arc<Config>, node: &str) -> Result<EngineHandle> {
         let target = config.node(node)?.clone();
         let folder = config.engine.data_dir.join(&target.name);
-        let (store, opened) = open_store(&folder).await?;
+        let (store, opened) = Store::open_within(&folder, LET_GO).await?;
         if let Opened::MovedAside(aside, problem) = opened {
             tracing::warn!(
                 node,
@@ -250,20 +249,6 @@ impl std::fmt::Debug for EngineHandle {
         f.debug_struct("EngineHandle")
             .field("node", &self.node)
             .finish_non_exhaustive()
-    }
-}
-
-/// Opens the store. One that an engine of this process has just let go of may be locked for a moment
-/// still: sled writes out what it has by threads of its own.
-async fn open_store(folder: &Path) -> Result<(Store, Opened)> {
-    let deadline = Instant::now() + LET_GO;
-    loop {
-        match Store::open(folder) {
-            Err(Error::Fenced(_)) if Instant::now() < deadline => {
-                tokio::time::sleep(LET_GO / 20).await;
-            }
-            opened => return opened,
-        }
     }
 }
 

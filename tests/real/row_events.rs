@@ -277,16 +277,22 @@ async fn settings_that_change_row_events_halt_the_link(kind: ServerKind) {
     assert!(message.contains("slave_skip_errors"), "{message}");
 }
 
+/// A table with so many columns, `c0` and on, and two rows that have `value` in each.
+fn wide(columns: usize, column_type: &str, value: &str) -> String {
+    let named: Vec<String> = (0..columns)
+        .map(|number| format!("c{number} {column_type} NOT NULL"))
+        .collect();
+    let values = vec![value; columns].join(", ");
+    format!(
+        "CREATE DATABASE d; CREATE TABLE d.wide (id INT PRIMARY KEY, {}); \
+         INSERT INTO d.wide VALUES (1, {values}), (2, {values})",
+        named.join(", ")
+    )
+}
+
 /// Not for triggers, but since that costs the target less.
 async fn wide_rows_go_as_row_events_while_they_may(kind: ServerKind) {
-    let columns: Vec<String> = (0..70)
-        .map(|number| format!("c{number} INT NOT NULL"))
-        .collect();
-    let values = vec!["7"; 70].join(", ");
-    let schema = format!(
-        "CREATE DATABASE d; CREATE TABLE d.wide (id INT PRIMARY KEY, {}); INSERT INTO d.wide VALUES (1, {values}), (2, {values})",
-        columns.join(", ")
-    );
+    let schema = wide(70, "INT", "7");
     let pair = Pair::start(&PairOptions::new(kind), &schema).await;
     pair.wait().await;
     let count = async || statements(&pair, 1).await;
@@ -509,14 +515,7 @@ async fn columns_may_come_and_go_and_stand_elsewhere(kind: ServerKind) {
 
 /// A wide table without triggers need not go as row events: it goes on by SQL where it cannot.
 async fn wide_tables_that_are_not_alike_go_by_sql(kind: ServerKind) {
-    let columns: Vec<String> = (0..30)
-        .map(|number| format!("c{number} VARCHAR(9) NOT NULL"))
-        .collect();
-    let values = vec!["'x'"; 30].join(", ");
-    let schema = format!(
-        "CREATE DATABASE d; CREATE TABLE d.wide (id INT PRIMARY KEY, {}); INSERT INTO d.wide VALUES (1, {values}), (2, {values})",
-        columns.join(", ")
-    );
+    let schema = wide(30, "VARCHAR(9)", "'x'");
     let pair = Pair::start(&PairOptions::new(kind), &schema).await;
     pair.run(
         1,
@@ -537,15 +536,7 @@ async fn wide_tables_that_are_not_alike_go_by_sql(kind: ServerKind) {
 
 /// A row event is written in base64, a third longer than it is.
 async fn rows_that_fit_only_as_sql_go_by_sql(kind: ServerKind) {
-    let columns: Vec<String> = (0..30)
-        .map(|number| format!("c{number} INT NOT NULL"))
-        .collect();
-    let values = vec!["7"; 30].join(", ");
-    let schema = format!(
-        "CREATE DATABASE d; CREATE TABLE d.wide (id INT PRIMARY KEY, {}, s LONGTEXT); \
-         INSERT INTO d.wide VALUES (1, {values}, 'a'), (2, {values}, 'b')",
-        columns.join(", ")
-    );
+    let schema = wide(30, "INT", "7") + "; ALTER TABLE d.wide ADD s LONGTEXT";
     let mut options = PairOptions::new(kind);
     options.extra_args = vec!["--max-allowed-packet=4M".to_owned()];
     let mut pair = Pair::start(&options, &schema).await;

@@ -135,8 +135,10 @@ mod tests {
     use crate::decode::event::Flavor;
     use crate::position::LogName;
 
-    fn own(epoch: u64, folder: &std::path::Path) -> OwnLog {
-        let (store, _) = Store::open_again(folder);
+    async fn own(epoch: u64, folder: &std::path::Path) -> OwnLog {
+        let (store, _) = Store::open_within(folder, Duration::from_secs(10))
+            .await
+            .unwrap();
         let of = Identity {
             node: "a".into(),
             flavor: Flavor::MariaDb,
@@ -149,16 +151,16 @@ mod tests {
     }
 
     /// An engine that has read up to 2:500 in a file begun at 7, and has gone.
-    fn before(folder: &std::path::Path) {
-        let mut own = own(4, folder);
+    async fn before(folder: &std::path::Path) {
+        let mut own = own(4, folder).await;
         own.keep(LogPos::new(2, 500), 7, true);
     }
 
-    #[test]
-    fn a_shorter_log_is_noticed() {
+    #[tokio::test]
+    async fn a_shorter_log_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
-        before(folder.path());
-        let log = own(5, folder.path());
+        before(folder.path()).await;
+        let log = own(5, folder.path()).await;
         assert!(log.ends_at(LogPos::new(2, 499)).is_err());
         assert!(log.ends_at(LogPos::new(3, 4)).is_ok());
         drop(log);
@@ -172,7 +174,7 @@ mod tests {
         ];
         // Each time by another engine: it is not forgotten with the one that has noticed.
         for ((before, position, birth, fits), epoch) in cases.into_iter().zip(6..) {
-            let mut log = own(epoch, folder.path());
+            let mut log = own(epoch, folder.path()).await;
             assert_eq!(
                 log.reached(before, position, birth).is_ok(),
                 fits,
@@ -181,12 +183,12 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_people_set_is_not_held_against_them() {
+    #[tokio::test]
+    async fn what_people_set_is_not_held_against_them() {
         let folder = tempfile::tempdir().unwrap();
-        before(folder.path());
+        before(folder.path()).await;
         for epoch in [4, 6, 7] {
-            let log = own(epoch, folder.path());
+            let log = own(epoch, folder.path()).await;
             assert!(log.ends_at(LogPos::new(1, 4)).is_ok(), "{epoch}");
         }
     }

@@ -6,6 +6,7 @@
 //! fsync on Linux, so nothing here may be needed for INV-ONCE.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,9 @@ use crate::position::LogPos;
 const FORMAT: &[u8] = b"twinlog-store-2";
 const FORMAT_KEY: &[u8] = b"format";
 const TAIL_KEY: &[u8] = b"tail";
+
+/// Between two attempts at a store that is locked.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// What is kept for one link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +123,23 @@ impl Store {
         }
     }
 
+    /// As [`Store::open`], but tries one that is locked again for so long. One that this process has just let go of
+    /// may be locked for a moment still: sled writes out what it has by threads of its own.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub async fn open_within(folder: &Path, wait: Duration) -> Result<(Self, Opened)> {
+        let deadline = Instant::now() + wait;
+        loop {
+            match Self::open(folder) {
+                Err(Error::Fenced(_)) if Instant::now() < deadline => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                opened => return opened,
+            }
+        }
+    }
+
     fn try_open(path: &Path) -> Result<Self, Trouble> {
         // Opening damaged files can panic inside sled; that is damage like any other.
         let opened = std::panic::catch_unwind(|| sled::Config::new().path(path).open());
@@ -157,21 +178,6 @@ impl Store {
             db,
             path: path.to_owned(),
         })
-    }
-
-    /// As [`Store::open`], where a test has just let go of the store: sled keeps its lock until the
-    /// last of its own threads has written, a moment after the drop.
-    #[cfg(test)]
-    pub(crate) fn open_again(folder: &Path) -> (Self, Opened) {
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        loop {
-            match Self::open(folder) {
-                Err(Error::Fenced(_)) if std::time::Instant::now() < deadline => {
-                    std::thread::yield_now();
-                }
-                opened => return opened.unwrap(),
-            }
-        }
     }
 
     /// What is kept for the link from `origin`; `None` when nothing is, or nothing readable.
@@ -268,6 +274,12 @@ fn aside_name(path: &Path) -> PathBuf {
 mod tests {
     use super::*;
 
+    /// Opens a store that a test has just let go of.
+    async fn again(folder: &Path) -> (Store, Opened) {
+        let wait = Duration::from_secs(10);
+        Store::open_within(folder, wait).await.unwrap()
+    }
+
     fn record(offset: u64) -> LinkRecord {
         LinkRecord {
             marker: LogPos::new(1, offset),
@@ -284,8 +296,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn keeps_records_and_refuses_a_second_engine() {
+    #[tokio::test]
+    async fn keeps_records_and_refuses_a_second_engine() {
         let folder = tempfile::tempdir().unwrap();
         let (store, opened) = Store::open(folder.path()).unwrap();
         assert_eq!(opened, Opened::Normal);
@@ -294,12 +306,12 @@ mod tests {
         store.flush().unwrap();
         assert!(matches!(Store::open(folder.path()), Err(Error::Fenced(_))));
         drop(store);
-        let (store, _) = Store::open_again(folder.path());
+        let (store, _) = again(folder.path()).await;
         assert_eq!(store.link("a").unwrap(), Some(record(100)));
     }
 
-    #[test]
-    fn a_damaged_store_is_moved_aside() {
+    #[tokio::test]
+    async fn a_damaged_store_is_moved_aside() {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(folder.path()).unwrap();
         store.keep_link("a", &record(100)).unwrap();
@@ -307,14 +319,14 @@ mod tests {
         drop(store);
         let conf = folder.path().join("positions/conf");
         std::fs::write(&conf, b"nonsense that is no sled configuration").unwrap();
-        let (store, opened) = Store::open_again(folder.path());
+        let (store, opened) = again(folder.path()).await;
         assert!(matches!(opened, Opened::MovedAside(..)), "{opened:?}");
         assert_eq!(store.link("a").unwrap(), None);
     }
 
     /// Older and newer; with records that this version could read, and must not.
-    #[test]
-    fn another_version_is_moved_aside() {
+    #[tokio::test]
+    async fn another_version_is_moved_aside() {
         for version in ["twinlog-store-1", "twinlog-store-3", ""] {
             let folder = tempfile::tempdir().unwrap();
             let (store, _) = Store::open(folder.path()).unwrap();
@@ -322,7 +334,7 @@ mod tests {
             store.db.insert(FORMAT_KEY, version).unwrap();
             store.flush().unwrap();
             drop(store);
-            let (store, opened) = Store::open_again(folder.path());
+            let (store, opened) = again(folder.path()).await;
             let Opened::MovedAside(aside, why) = opened else {
                 panic!("{version}: {opened:?}");
             };
